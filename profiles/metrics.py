@@ -1,0 +1,123 @@
+"""Every metric, declared once: name, unit, direction, formula and source.
+
+Tables, help, exports and the gate read the declarations; nothing else may define a metric. "AR" and "diffusion" follow
+the same formulas; where one side has no such quantity, the value is null with a reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Direction = Literal["lower", "higher", "neutral"]
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric's declaration.
+
+    `unit` is the stored SI unit ("1" for a ratio or a count); `direction` says which way is better; `kind` says whether
+    the value depends on a clock (`time`) or only on the work done (`counter`), or joins the two sides (`pair`).
+    """
+
+    name: str
+    header: str
+    unit: str
+    direction: Direction
+    kind: Literal["time", "counter", "pair"]
+    formula: str
+    note: str = ""
+
+
+_DECLARED = (
+    Metric("latency_s", "latency", "s", "lower", "time",
+           "last committed token on the host - request ids on the device",
+           "End to end, one generation of the whole batch; profilers off."),
+    Metric("throughput_tok_s", "throughput", "tok/s", "higher", "time",
+           "output_tokens / latency_s",
+           "The headline. Prompt, padding and positions after EOS never count."),
+    Metric("tok_s_user", "tok/s/user", "tok/s", "higher", "time",
+           "throughput_tok_s / batch"),
+    Metric("ttft_s", "TTFT", "s", "lower", "time",
+           "time until position 0 of every row is committed",
+           "For a full-canvas sampler this is often near the latency; time_to_k_s compares both sides better."),
+    Metric("ttfb_s", "first block", "s", "lower", "time",
+           "time until the first block of every row is committed",
+           "AR: a block is one token. Diffusion: block_length tokens."),
+    Metric("time_to_k_s", "time to k", "s", "lower", "time",
+           "time until the committed contiguous prefix of every row has k tokens",
+           "A curve, one value a k (stored as time_to_k_s[k]); needs no definition of an inter-token latency."),
+    Metric("block_latency_s", "block gap", "s", "lower", "time",
+           "median gap between consecutive block commits",
+           "Never divided by the block's length: that would not be an inter-token latency."),
+    Metric("itl_s", "ITL", "s", "lower", "time",
+           "median gap between consecutive commits (AR only)"),
+    Metric("itl_p99_s", "ITL p99", "s", "lower", "time",
+           "99th percentile of the gaps between consecutive commits of one sample (AR only)"),
+    Metric("e2e_per_token_s", "E2E/token", "s", "lower", "time",
+           "latency_s / output tokens per row"),
+    Metric("tpot_s", "TPOT", "s", "lower", "time",
+           "(latency_s - ttft_s) / (output tokens per row - 1)",
+           "The serving world's definition, for comparison only: it is biased low for blocks, whose first "
+           "tokens are in the denominator while their time is not in the numerator."),
+    Metric("prefill_s", "prefill", "s", "lower", "time",
+           "sum of forwards in phases prefill and encode, device clock"),
+    Metric("forward_s", "forward", "s", "lower", "time",
+           "sum of all other forwards, device clock"),
+    Metric("sampling_s", "sampling", "s", "lower", "time",
+           "from the end of a forward to the write that it led to, device clock"),
+    Metric("idle_s", "idle", "s", "lower", "time",
+           "latency_s - prefill_s - forward_s - sampling_s",
+           "The device waits for the host. On CUDA a lower bound: gaps inside a forward count as forward."),
+    Metric("prepare_s", "prepare", "s", "lower", "time",
+           "allocate caches, compile and capture graphs, before the first request of a shape",
+           "Outside the latency; shown beside it."),
+    Metric("output_tokens", "output tokens", "1", "neutral", "counter",
+           "tokens emitted under the length policy, summed over rows",
+           "fixed: batch x L on both sides; natural: up to and with the first EOS."),
+    Metric("canvas_tokens", "canvas tokens", "1", "neutral", "counter",
+           "positions generated, needed or not, summed over rows"),
+    Metric("nfe", "NFE", "1", "lower", "counter",
+           "forwards of the target network, every phase"),
+    Metric("forward_tokens", "forward tokens", "1", "lower", "counter",
+           "sum over forwards of rows x q_len",
+           "The work that the NFE hides."),
+    Metric("tokens_per_forward", "tok/forward", "1", "higher", "counter",
+           "emitted tokens per row / nfe"),
+    Metric("model_flops", "FLOPs", "FLOP", "lower", "counter",
+           "analytic, multiply-add = 2: matrix products and attention; causal attention counts the lower "
+           "triangle, the head only the rows computed"),
+    Metric("model_bytes", "bytes", "B", "lower", "counter",
+           "analytic: weights read once per forward + KV read and written + logits written"),
+    Metric("arithmetic_intensity", "intensity", "FLOP/B", "neutral", "counter",
+           "model_flops / model_bytes"),
+    Metric("mfu", "MFU", "1", "higher", "time",
+           "model_flops / latency_s / measured matrix-product peak",
+           "Peak measured beside the pairing on the same device, threads and dtype."),
+    Metric("mbu", "MBU", "1", "higher", "time",
+           "model_bytes / latency_s / measured read bandwidth"),
+    Metric("roofline_fraction", "of roofline", "1", "higher", "time",
+           "sum over forwards of max(flops/peak, bytes/peak) / latency_s",
+           "Below 0.5 the cell is overhead-bound: it measures the framework, not the method."),
+    Metric("memory_peak_b", "peak memory", "B", "lower", "counter",
+           "peak of weights, KV, logits and activations during the cell",
+           "CUDA: the allocator's peak. CPU: the worker's peak resident size, interpreter and libraries included."),
+    Metric("observer_share", "observer", "1", "lower", "time",
+           "observer events x measured unit cost / latency_s"),
+    Metric("speedup", "speed-up", "1", "higher", "pair",
+           "throughput of this cell / throughput of the pair's fastest AR cell at the same shape",
+           "From the per-round log-ratios of alternating samples, so that a drift of the machine cancels."),
+    Metric("crossover_steps", "crossover T*", "NFE", "neutral", "pair",
+           "the T at which diffusion's latency equals the fastest AR cell's, interpolated in log T and log latency",
+           "Below T* diffusion is faster. Only under the fixed length policy."),
+    Metric("crossover_batch", "crossover B*", "1", "neutral", "pair",
+           "the batch at which the speed-up at this L and T crosses 1, interpolated in log batch",
+           "Only under the fixed length policy."),
+)  # fmt: skip
+
+METRICS: dict[str, Metric] = {metric.name: metric for metric in _DECLARED}
+
+
+def declared(name: str) -> Metric:
+    """The declaration behind a stored name; a curve's point `time_to_k_s[8]` belongs to `time_to_k_s`."""
+    return METRICS[name.partition("[")[0]]

@@ -1,0 +1,306 @@
+"""The record that a measurement is kept in: cells, samples, trials, measurements and the run that holds them.
+
+A run is a folder. `run.json` says what was asked and on what machine; `trials.jsonl` holds what was observed, a line
+a trial, appended as each pairing ends; `measurements.jsonl` is computed from the trials and can be remade from them.
+These classes are the schema: unknown fields are refused when written.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+SCHEMA_VERSION = 1
+
+Side = Literal["ar", "diffusion"]
+Status = Literal["ok", "failed", "invalid", "skipped"]
+Phase = Literal["prefill", "decode", "denoise", "cache_refresh", "encode", "draft", "verify"]
+LengthPolicy = Literal["fixed", "natural"]
+
+
+class Stored(BaseModel):
+    """Base of everything stored: immutable, closed to unknown fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Decode(Stored):
+    """Decode settings. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep the whole vocabulary."""
+
+    temperature: float = Field(default=0.0, ge=0, le=100)
+    top_k: int = Field(default=0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    remasking: Literal["low_confidence", "random"] = "low_confidence"
+
+
+class Cell(Stored):
+    """One point of a sweep. `length` is L (new tokens per row), `steps` is T (None for AR)."""
+
+    pair: str
+    side: Side
+    generator: str
+    length: int = Field(ge=1)
+    steps: int | None = Field(default=None, ge=1)
+    block_length: int | None = Field(default=None, ge=1)
+    prompt_length: int = Field(default=32, ge=0)
+    batch: int = Field(default=1, ge=1)
+    dtype: str = "float32"
+    kv_dtype: str | None = None
+    engine: str = "eager"
+    attention: str = "auto"
+    cache: str | None = None
+    decode: Decode = Decode()
+    length_policy: LengthPolicy = "fixed"
+
+    @property
+    def key(self) -> str:
+        """Identity across runs: pair, generator, L and T, then only the axes that differ from their defaults."""
+        axes: list[tuple[str, object, object]] = [
+            ("L", self.length, None),
+            ("T", self.steps, None),
+            ("block", self.block_length, None),
+            ("P", self.prompt_length, 32),
+            ("B", self.batch, 1),
+            ("dtype", self.dtype, "float32"),
+            ("kv_dtype", self.kv_dtype, None),
+            ("engine", self.engine, "eager"),
+            ("attention", self.attention, "auto"),
+            ("cache", self.cache, None),
+            ("temperature", self.decode.temperature, 0.0),
+            ("top_k", self.decode.top_k, 0),
+            ("top_p", self.decode.top_p, 1.0),
+            ("remasking", self.decode.remasking, "low_confidence"),
+            ("policy", self.length_policy, "fixed"),
+        ]
+        shown = ",".join(f"{name}={value}" for name, value, default in axes if value is not None and value != default)
+        return f"{self.pair}/{self.generator}/{shown}"
+
+    @property
+    def shape(self) -> tuple[str, int, int, int]:
+        """What the two sides of a comparison share: (pair, prompt length, length, batch)."""
+        return (self.pair, self.prompt_length, self.length, self.batch)
+
+
+class Reason(Stored):
+    """Why a status is not `ok`, or why sampling stopped: a code for programs and a sentence for people."""
+
+    code: str
+    message: str
+
+
+class Sample(Stored):
+    """One timed generation. Times are seconds on the device clock; the four parts add up to `latency_s`.
+
+    `time_to_k_s` maps k to the time until every row's committed contiguous prefix has k tokens. `rows_tokens` holds
+    emitted tokens per row. `discarded` says why a sample does not count (None: it counts). `foreign_cores` is the
+    processor time that other processes and the hypervisor took during the sample, in cores (None: too short to tell).
+    """
+
+    order: int
+    round: int
+    prompt: int
+    seed: int
+    started_s: float
+    latency_s: float
+    prefill_s: float
+    forward_s: float
+    sampling_s: float
+    idle_s: float
+    output_tokens: int
+    canvas_tokens: int
+    nfe: int
+    draft_nfe: int = 0
+    forward_tokens: int
+    ttft_s: float | None = None
+    ttfb_s: float | None = None
+    block_latency_s: float | None = None
+    itl_s: float | None = None
+    itl_p99_s: float | None = None
+    time_to_k_s: dict[str, float] = {}
+    rows_tokens: tuple[int, ...] = ()
+    observer_events: int = 0
+    foreign_cores: float | None = None
+    discarded: str | None = None
+
+
+class ForwardSpan(Stored):
+    """One forward in a timeline: [begin_s, end_s) since the start of the sample and the work that it did."""
+
+    phase: Phase
+    network: str
+    begin_s: float
+    end_s: float
+    rows: int
+    q_len: int
+    kv_len: int
+    logit_rows: int
+    mask: str
+
+
+class Commit(Stored):
+    """One write in a timeline: at `at_s`, denoising step or decode index `step` wrote `positions` of row 0.
+
+    `tokens` are the ids written there, `final` says whether the algorithm may still change them.
+    """
+
+    at_s: float
+    step: int
+    positions: tuple[int, ...]
+    tokens: tuple[int, ...]
+    final: bool = True
+
+
+class Timeline(Stored):
+    """What one sample (the one nearest the median) did, for row 0: forwards and commits on one clock."""
+
+    sample_order: int
+    latency_s: float
+    length: int
+    forwards: tuple[ForwardSpan, ...]
+    commits: tuple[Commit, ...]
+
+
+class Warmup(Stored):
+    """How the cell was brought to steady state: generations made, seconds spent, whether two windows agreed."""
+
+    samples: int
+    seconds: float
+    steady: bool
+
+
+class Stop(Stored):
+    """Which rule ended sampling, and the relative half-width of the within-process interval of the median then."""
+
+    rule: Literal["target_ci", "budget", "max_samples", "failed"]
+    message: str
+    half_width: float | None = None
+
+
+class Calibration(Stored):
+    """Short calibration beside a pairing: matrix product (FLOP/s, by dtype) and read bandwidth (B/s)."""
+
+    matmul_flop_s: float
+    read_b_s: float
+    dtype: str
+
+
+class WorkerInfo(Stored):
+    """Who measured: process id, package path and commit, versions, threads and allocator settings in force."""
+
+    pid: int
+    package_path: str
+    package_version: str
+    commit: str | None
+    python: str
+    torch: str
+    device: str
+    threads: int
+    environment: dict[str, str] = {}
+
+
+class Trial(Stored):
+    """The samples that one worker process took of one cell in one pairing.
+
+    `pairing` names the shape and the process round that the cell was measured in; trials of one pairing alternated
+    sample by sample. `counters` are values that no clock enters: NFE, tokens, FLOPs, bytes, memory, kernel counts.
+    """
+
+    cell: Cell
+    key: str
+    process: int
+    pairing: str
+    order: int
+    status: Status
+    reason: Reason | None = None
+    samples: tuple[Sample, ...] = ()
+    counters: dict[str, float | int | str | None] = {}
+    prepare_s: float | None = None
+    warmup: Warmup | None = None
+    stop: Stop | None = None
+    calibration_before: Calibration | None = None
+    calibration_after: Calibration | None = None
+    alternation: Literal["sample", "block"] = "sample"
+    worker: WorkerInfo | None = None
+    timeline: Timeline | None = None
+
+    def counted(self) -> tuple[Sample, ...]:
+        """The samples that count: those not discarded."""
+        return tuple(s for s in self.samples if s.discarded is None)
+
+
+class Value(Stored):
+    """A metric's value with its interval.
+
+    `level` is the confidence of [low, high] over processes; None means that the interval is the spread within one
+    process (or over fewer than five) and carries no confidence level. A missing value is None with `why`.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    level: float | None = None
+    why: str | None = None
+
+
+class Measurement(Stored):
+    """What the trials of one cell say: one line of `measurements.jsonl`."""
+
+    cell: Cell
+    key: str
+    status: Status
+    reason: Reason | None = None
+    metrics: dict[str, Value] = {}
+
+
+class CertificateRow(Stored):
+    """One line of a match certificate: a quantity on both sides, its unit, and the difference in words and per cent."""
+
+    quantity: str
+    unit: str
+    ar: float | int | str | bool | None
+    diffusion: float | int | str | bool | None
+    difference_percent: float | None
+    verdict: str
+
+
+class PairRecord(Stored):
+    """A pair as it was measured: where its weights came from and how well its two sides match."""
+
+    name: str
+    description: str
+    weights: str
+    weights_note: str
+    ar: dict[str, Any]
+    diffusion: dict[str, Any]
+    certificate: tuple[CertificateRow, ...]
+
+
+class Run(Stored):
+    """`run.json`: everything about a run that is not an observation.
+
+    `settings` are the measuring loop's settings, `plan` the cells of every pairing in order. `peaks` are the best
+    calibrations seen in this run, by dtype. `warnings` are sentences a reader of the numbers must know.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    id: str
+    created: str
+    finished: str | None = None
+    duration_s: float | None = None
+    suite: str
+    suite_description: str = ""
+    command: tuple[str, ...]
+    seed: int
+    device: str
+    device_name: str
+    processes: int
+    settings: dict[str, Any]
+    prompts: dict[str, Any]
+    pairs: tuple[PairRecord, ...]
+    plan: tuple[tuple[Cell, ...], ...]
+    environment: dict[str, Any]
+    peaks: tuple[Calibration, ...] = ()
+    warnings: tuple[str, ...] = ()
+    dlmbench_version: str

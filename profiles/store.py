@@ -1,0 +1,145 @@
+"""A run's folder: written so that a kill loses at most the open pairing, read so that a torn line costs one line.
+
+`trials.jsonl` grows by one flushed and synced write a pairing. Everything else is replaced whole: written to a
+temporary neighbour and renamed, so that a reader (or a power cut) sees the old file or the new one, never half of one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from .. import InputError
+from .record import SCHEMA_VERSION, Measurement, Run, Trial
+
+RUN_FILE, TRIALS_FILE, MEASUREMENTS_FILE = "run.json", "trials.jsonl", "measurements.jsonl"
+
+_Line = TypeVar("_Line", bound=BaseModel)
+
+
+class TornRecordWarning(UserWarning):
+    """The last line of a record was cut off, by a kill or a full disk, and has been ignored."""
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run as it lies on disk. `measurements` is empty while the run is still going on."""
+
+    path: Path
+    run: Run
+    trials: tuple[Trial, ...]
+    measurements: tuple[Measurement, ...]
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Write `text` to `path` whole: a crash leaves the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_run(folder: Path, run: Run) -> None:
+    """Write or replace `run.json`."""
+    replace_file(folder / RUN_FILE, run.model_dump_json(indent=1) + "\n")
+
+
+def write_measurements(folder: Path, measurements: Iterable[Measurement]) -> None:
+    """Write or replace `measurements.jsonl`."""
+    replace_file(folder / MEASUREMENTS_FILE, "".join(m.model_dump_json() + "\n" for m in measurements))
+
+
+def append_trials(folder: Path, trials: Sequence[Trial]) -> None:
+    """Append the trials of one pairing in a single write, synced to disk. On an error nothing is left half-written."""
+    block = "".join(trial.model_dump_json() + "\n" for trial in trials).encode()
+    descriptor = os.open(folder / TRIALS_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        before = os.fstat(descriptor).st_size
+        try:
+            view = memoryview(block)
+            while view:
+                view = view[os.write(descriptor, view) :]
+            os.fsync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, before)
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def rewrite_trials(folder: Path, trials: Sequence[Trial]) -> None:
+    """Replace `trials.jsonl`, to drop a torn line or an open pairing before a run is resumed."""
+    replace_file(folder / TRIALS_FILE, "".join(trial.model_dump_json() + "\n" for trial in trials))
+
+
+def read_run(folder: Path) -> StoredRun:
+    """Read a run's folder. Raises InputError, in one line, for anything that is not a readable run."""
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such run folder; expected one written by `dlmbench run`")
+    path = folder / RUN_FILE
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(
+            f"{folder}: not a run folder, it has no {RUN_FILE}; give one written by `dlmbench run`"
+        ) from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{path}: cannot be read as JSON ({error}); restore it or measure again") from None
+    run = _run_from(path, document)
+    return StoredRun(
+        folder, run, tuple(_lines(folder / TRIALS_FILE, Trial)), tuple(_lines(folder / MEASUREMENTS_FILE, Measurement))
+    )
+
+
+def _run_from(path: Path, document: Any) -> Run:
+    if not isinstance(document, dict) or not isinstance(document.get("schema_version"), int):
+        raise InputError(f"{path}: no schema_version; expected a run written by dlmbench")
+    if document["schema_version"] > SCHEMA_VERSION:
+        raise InputError(
+            f"{path}: schema_version {document['schema_version']} is newer than this dlmbench reads "
+            f"({SCHEMA_VERSION}); upgrade dlmbench"
+        )
+    try:
+        return Run.model_validate_json(json.dumps(document))
+    except ValidationError as error:
+        raise InputError(f"{path}: {_first(error)}; restore the file or measure again") from None
+
+
+def _lines(path: Path, kind: type[_Line]) -> Iterable[_Line]:
+    """The parsed lines of a JSONL file; a torn last line is dropped with a warning, any other bad line is an error."""
+    try:
+        raw = path.read_bytes()
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    lines = raw.split(b"\n")
+    for number, line in enumerate(lines, start=1):
+        if not line:
+            continue
+        try:
+            yield kind.model_validate_json(line)
+        except ValidationError as error:
+            if number == len(lines):
+                warnings.warn(f"{path}:{number}: torn last line dropped", TornRecordWarning, stacklevel=2)
+                return
+            raise InputError(f"{path}:{number}: {_first(error)}; the record is corrupted, restore it") from None
+
+
+def _first(error: ValidationError) -> str:
+    detail = error.errors()[0]
+    where = ".".join(str(part) for part in detail["loc"]) or "document"
+    return f"{where}: {detail['msg']}"
