@@ -1,0 +1,41 @@
+"""A static key-value cache: allocated once for a shape, written in place, read through views of its live part."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .config import BackboneConfig
+
+
+class KVCache:
+    """Keys and values of every layer, each [B, Hkv, S, D], S the longest sequence of the shape."""
+
+    __slots__ = ("capacity", "keys", "values")
+
+    def __init__(
+        self, config: BackboneConfig, batch: int, capacity: int, dtype: torch.dtype, device: torch.device | str
+    ) -> None:
+        shape = (batch, config.num_key_value_heads, capacity, config.head_dim)
+        # Zeroed rather than empty: static engines read the dead part too, and 0 x NaN would be NaN.
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
+        self.capacity = capacity
+
+    def append(self, layer: int, start: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Write key and value [B, Hkv, q, D] at positions `start`…; return the live part [B, Hkv, start + q, D]."""
+        end = start + key.shape[2]
+        keys, values = self.keys[layer], self.values[layer]
+        keys[:, :, start:end] = key
+        values[:, :, start:end] = value
+        return keys[:, :, :end].to(key.dtype), values[:, :, :end].to(value.dtype)
+
+    def place(self, layer: int, position: Tensor, key: Tensor, value: Tensor, live: int) -> tuple[Tensor, Tensor]:
+        """Write one token's key and value at `position` [1] (a device tensor); return the first `live` slots.
+
+        For captured graphs, in which no shape may depend on the position: the caller masks slots past it.
+        """
+        keys, values = self.keys[layer], self.values[layer]
+        keys.index_copy_(2, position, key.to(keys.dtype))
+        values.index_copy_(2, position, value.to(values.dtype))
+        return keys[:, :, :live].to(key.dtype), values[:, :, :live].to(value.dtype)

@@ -1,0 +1,74 @@
+"""FLOPs and bytes of a forward, from its shape alone.
+
+Conventions (design, section 4): a multiply-add is 2 FLOPs; matrix products and attention count, element-wise work does
+not (below 1 % at any size that matters). Causal attention counts the lower triangle, a cache only its live keys, the
+vocabulary head only the rows that it computes. Bytes are the least that must move: weights once per forward, the
+embedding rows looked up, keys and values written once and read once, logits written once. Activations are left out:
+they stay on chip at the sizes where bytes decide.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .config import DTYPE_BYTES, Attention, BackboneConfig
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Work of one or more forwards: floating-point operations and bytes moved."""
+
+    flops: float
+    bytes: float
+
+    def floor_s(self, flop_s: float, byte_s: float) -> float:
+        """The least time that this forward can take on a device with these peaks (FLOP/s, B/s), in seconds."""
+        return max(self.flops / flop_s, self.bytes / byte_s)
+
+
+def attended_pairs(q_len: int, kv_len: int, mask: Attention, block_length: int = 1) -> int:
+    """Query-key pairs of one row and one head, the queries being the last `q_len` of `kv_len` positions.
+
+    >>> attended_pairs(4, 4, "causal")
+    10
+    """
+    if mask == "bidirectional":
+        return q_len * kv_len
+    past = kv_len - q_len
+    if mask == "causal":
+        return q_len * past + q_len * (q_len + 1) // 2
+    ends = ((past + i) // block_length * block_length + block_length for i in range(q_len))
+    return sum(min(end, kv_len) for end in ends)
+
+
+def forward_cost(
+    config: BackboneConfig,
+    *,
+    rows: int,
+    q_len: int,
+    kv_len: int,
+    logit_rows: int,
+    mask: Attention,
+    dtype: str,
+    kv_dtype: str | None = None,
+    block_length: int = 1,
+) -> Cost:
+    """Work of one forward of `rows` x `q_len` new positions that attend to `kv_len` positions in all.
+
+    `logit_rows` is the number of positions, over all rows, whose vocabulary logits are computed.
+    """
+    weight, kv = DTYPE_BYTES[dtype], DTYPE_BYTES[kv_dtype or dtype]
+    tokens = rows * q_len
+    matrix = config.num_hidden_layers * config.layer_matrix_parameters
+    head = config.hidden_size * config.vocab_size
+    pairs = rows * attended_pairs(q_len, kv_len, mask, block_length)
+    flops = 2 * tokens * matrix + 2 * logit_rows * head + 4 * config.num_hidden_layers * config.query_size * pairs
+    kv_token = 2 * config.num_hidden_layers * config.kv_size * kv
+    moved = (
+        weight * config.non_embedding_parameters
+        + (weight * head if logit_rows else 0)
+        + weight * tokens * config.hidden_size
+        + kv_token * rows * (kv_len + q_len)
+        + weight * logit_rows * config.vocab_size
+    )
+    return Cost(float(flops), float(moved))
