@@ -2,9 +2,9 @@
 
 The sampler of LLaDA (Nie et al. 2025, section 2.4 and Algorithms 4-5), without a cache: the canvas starts as masks;
 each of T steps runs the network on prompt and canvas, predicts every masked position of the current block and commits
-the most confident ones (or a random choice). How many are committed at a step depends on T alone, never on the data, so no
-step waits for the host. Logits are computed only for positions that this step may commit; with random remasking that is
-only the positions it will commit, with the same distribution.
+the most confident ones (or a random choice). How many are committed at a step depends on T alone, never on the data,
+so no step waits for the host. Logits are computed only for positions that the step may commit; with random remasking
+those are the positions that it will commit, and the distribution is the same.
 """
 
 from __future__ import annotations
@@ -18,33 +18,7 @@ from .costs import Cost
 from .engines import Denoiser, denoiser
 from .generator import Observer, Request, Settings, Shape, Side
 from .sampling import choose
-
-
-def transfer_counts(block_length: int, steps: int) -> list[int]:
-    """How many positions each of `steps` steps commits: as even as can be, the larger ones first (LLaDA).
-
-    >>> transfer_counts(10, 4)
-    [3, 3, 2, 2]
-    """
-    base, extra = divmod(block_length, steps)
-    return [base + (step < extra) for step in range(steps)]
-
-
-def steps_per_block(length: int, settings: Settings) -> tuple[int, int]:
-    """(block length, steps per block) of a request; raises InputError where T and the blocks do not fit together."""
-    block = settings.block_length or length
-    steps = settings.steps or length
-    if length % block:
-        raise InputError(f"length L={length} is not divisible by block_length={block}; choose a divisor of L")
-    blocks = length // block
-    if steps > length:
-        raise InputError(f"steps T={steps} exceeds length L={length}: a step commits at least one token; choose T <= L")
-    if steps % blocks:
-        raise InputError(
-            f"steps T={steps} is not divisible by the {blocks} blocks of length {block} in L={length}; "
-            f"choose a multiple of {blocks}"
-        )
-    return block, steps // blocks
+from .schedule import steps_per_block, transfer_counts
 
 
 class MaskedDiffusion:
@@ -66,7 +40,7 @@ class MaskedDiffusion:
 
     def prepare(self, shape: Shape, settings: Settings) -> None:
         """Check T against the blocks; compile or capture the forward over P + L positions."""
-        steps_per_block(shape.length, settings)
+        self._blocks(shape.length, settings)
         if shape == self._shape:
             return
         self._shape = None
@@ -81,7 +55,7 @@ class MaskedDiffusion:
         if request.shape != self._shape:
             raise InputError(f"generate() got {request.shape}, but prepare() was called for {self._shape}")
         settings, random, prompt = request.settings, request.random(), request.prompt_ids
-        block, steps = steps_per_block(request.length, settings)
+        block, steps = self._blocks(request.length, settings)
         rows, start = prompt.shape
         canvas = prompt.new_full((rows, start + request.length), self.mask_id)
         canvas[:, :start] = prompt
@@ -104,6 +78,12 @@ class MaskedDiffusion:
             if settings.length_policy == "natural" and self._all_ended(canvas[:, start : start + offset + block]):
                 break
         return canvas[:, start:]
+
+    @staticmethod
+    def _blocks(length: int, settings: Settings) -> tuple[int, int]:
+        """(block length, steps of each block); T defaults to L, the block to the whole canvas."""
+        block = settings.block_length or length
+        return block, steps_per_block(length, settings.steps or length, block)
 
     def _step(
         self,

@@ -9,10 +9,6 @@ import torch
 from .backbone import Backbone
 from .config import BackboneConfig
 
-DISTRIBUTION = (
-    "normal(0, 0.02); output projections of attention and MLP normal(0, 0.02 / sqrt(2 layers)); norms 1; biases 0"
-)
-
 
 def random_backbone(config: BackboneConfig, seed: int, dtype: torch.dtype, device: torch.device | str) -> Backbone:
     """A backbone with weights drawn on `device` from `seed`, directly in `dtype`, evaluation mode.

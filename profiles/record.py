@@ -92,9 +92,10 @@ class Reason(Stored):
 class Sample(Stored):
     """One timed generation. Times are seconds on the device clock; the four parts add up to `latency_s`.
 
-    `time_to_k_s` maps k to the time until every row's committed contiguous prefix has k tokens. `rows_tokens` holds
-    emitted tokens per row. `discarded` says why a sample does not count (None: it counts). `foreign_cores` is the
-    processor time that other processes and the hypervisor took during the sample, in cores (None: too short to tell).
+    `time_to_k_s` maps k to the time until the committed contiguous prefix has k tokens (median over rows that emit k).
+    `rows_tokens` holds emitted tokens per row. `discarded` says why a sample does not count (None: it counts).
+    `foreign_cores` is what other processes and the hypervisor wanted of the processors beyond those that the sample's
+    threads left free, in cores (None: the sample was too short to tell).
     """
 
     order: int

@@ -1,0 +1,304 @@
+"""The command line. Importing it imports neither torch nor pandas nor matplotlib: each command imports its own.
+
+Exit codes: 0 done, 1 a failed check, 2 bad input, 3 inconclusive, 4 invalid measurement, 70 a bug, 130 interrupted.
+`--json` prints one document on standard output; people read standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.text import Text
+
+from .. import InputError, __version__
+
+app = typer.Typer(
+    name="dlmbench",
+    help="How autoregressive and diffusion language models compare on real hardware, measured instead of asserted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+BAD_INPUT, INVALID, BUG, INTERRUPTED = 2, 4, 70, 130
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; messages go to stderr.")]
+
+
+def _items(text: str | None) -> tuple[str, ...]:
+    """A comma-separated option."""
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
+
+
+def _numbers(flag: str, text: str | None, least: int = 1) -> tuple[int, ...]:
+    values = []
+    for part in _items(text):
+        if not part.isdecimal() or int(part) < least:
+            raise InputError(f"{flag} {part!r}: expected integers from {least}, separated by commas")
+        values.append(int(part))
+    return tuple(values)
+
+
+def _print_json(document: Any) -> None:
+    sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False) + "\n")
+
+
+@app.command()
+def run(
+    suite: Annotated[str | None, typer.Argument(help="lesson, quick (default), standard, ci, or a .toml file.")] = None,
+    pair: Annotated[str | None, typer.Option(help="Pairs, comma-separated, or .toml files.")] = None,
+    lengths: Annotated[str | None, typer.Option(help="New tokens per row, L: 16,64,256.")] = None,
+    steps: Annotated[str | None, typer.Option(help="Denoising steps, T: L,L/4,16.")] = None,
+    batches: Annotated[str | None, typer.Option(help="Rows generated together: 1,8.")] = None,
+    prompt_lengths: Annotated[str | None, typer.Option(help="Prompt tokens per row: 32,256; 0 for none.")] = None,
+    block_lengths: Annotated[str | None, typer.Option(help="Diffusion block lengths: L,32.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16 or auto.")] = None,
+    engine: Annotated[str | None, typer.Option(help="eager, compile, cudagraph, compile+cudagraph; several.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads; one fewer than the cores by default.")] = None,
+    length_policy: Annotated[str | None, typer.Option(help="fixed or natural (stop at EOS).")] = None,
+    remasking: Annotated[str | None, typer.Option(help="low_confidence or random.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="0 keeps the whole vocabulary.")] = None,
+    top_p: Annotated[float | None, typer.Option(help="1 keeps the whole vocabulary.")] = None,
+    generator: Annotated[
+        list[str] | None, typer.Option(help="Measure this one too: hf, hf-static, hf:PATH, FILE.py:FACTORY.")
+    ] = None,
+    weights: Annotated[str, typer.Option(help="random, a checkpoint folder, or a hub id.")] = "random",
+    prompts: Annotated[Path | None, typer.Option(help="Prompt text: plain, or .jsonl with prompt or text.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="A tokenizer.json or the folder that holds it.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights and draws.")] = None,
+    processes: Annotated[int | None, typer.Option(help="Fresh process sets; intervals need five.")] = None,
+    target_ci: Annotated[float | None, typer.Option(help="Relative half-width at which a cell is done.")] = None,
+    budget: Annotated[float | None, typer.Option(help="Sampling time of the whole run, in seconds.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A new folder for the run.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this unfinished run.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show cells, time and memory; measure nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure matched AR and diffusion generators and report them."""
+    from .options import RunOptions
+
+    options = RunOptions(
+        suite=suite or "quick",
+        pairs=_items(pair),
+        lengths=_numbers("--lengths", lengths),
+        steps=_items(steps),
+        batches=_numbers("--batches", batches),
+        prompt_lengths=_numbers("--prompt-lengths", prompt_lengths, least=0),
+        block_lengths=_items(block_lengths),
+        dtype=dtype,
+        engines=_items(engine),
+        device=device,
+        threads=threads,
+        length_policy=length_policy,
+        remasking=remasking,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        generators=tuple(generator or ()),
+        weights=weights,
+        prompts=prompts,
+        tokenizer=tokenizer,
+        seed=seed,
+        processes=processes,
+        target_ci=target_ci,
+        budget_s=budget,
+        out=out,
+    )
+    from .run_command import dry_run_command, run_command
+
+    if dry_run:
+        document = dry_run_command(options, _console(as_json))
+    else:
+        document = run_command(options, resume, suite is not None, tuple(sys.argv), _console(as_json), quiet=False)
+    if as_json:
+        _print_json(document)
+    if document.get("ok_cells") == 0:
+        raise typer.Exit(INVALID)
+
+
+@app.command()
+def show(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    certificate: Annotated[bool, typer.Option("--certificate", help="The match certificates too.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Show a run as tables in the terminal."""
+    from ..profiles.store import read_run
+    from .run_command import run_document
+
+    stored = read_run(run)
+    if as_json:
+        _print_json(run_document(stored))
+        return
+    from ..reports.terminal import show_certificate, show_run
+
+    show_run(stored, _console())
+    if certificate:
+        for pair in stored.run.pairs:
+            show_certificate(pair, _console())
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="A run's folder.")],
+    archive: Annotated[Path | None, typer.Option(help="Also pack the folder into this .zip or .tar.gz.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Write a run's report: HTML, PNG, Markdown, CSV, Parquet, pytest-benchmark JSON."""
+    from ..profiles.store import read_run
+    from .run_command import export_report, write_report
+
+    stored = read_run(run)
+    files = [*write_report(stored), *export_report(stored)]
+    document: dict[str, Any] = {"run": str(run), "files": [str(path) for path in files]}
+    if archive is not None:
+        from ..reports.archive import pack
+
+        packed = pack(run, archive)
+        document |= {"archive": str(packed.path), "left_out": [str(name) for name in packed.left_out]}
+        files.append(packed.path)
+    if as_json:
+        _print_json(document)
+        return
+    for path in files:
+        _console().print(Text(str(path)), soft_wrap=True)
+    for name in document.get("left_out", ()):
+        _console().print(Text(f"left out: {name}"), soft_wrap=True)
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Two or more run folders; the first is the reference.")],
+    as_json: Json = False,
+) -> None:
+    """Compare runs side by side, with intervals."""
+    from dataclasses import asdict
+
+    from ..profiles.store import read_run
+    from ..reports.compare import compare_runs, show_comparison
+
+    comparison = compare_runs([read_run(path) for path in runs])
+    if as_json:
+        _print_json(_plain(asdict(comparison)))
+    else:
+        show_comparison(comparison, _console())
+
+
+@app.command("list")
+def list_(
+    what: Annotated[str, typer.Argument(help="suites, pairs, generators, devices or metrics.")] = "all",
+    as_json: Json = False,
+) -> None:
+    """List what can be measured: suites, pairs, generators, devices, metrics."""
+    from .listing import listing, show_listing
+
+    document = listing(what)
+    if as_json:
+        _print_json(document)
+    else:
+        show_listing(document, _console())
+
+
+@app.command()
+def doctor(
+    threads: Annotated[int | None, typer.Option(help="Threads that a run would use.")] = None, as_json: Json = False
+) -> None:
+    """Examine this machine for what would spoil a measurement."""
+    from .doctor_command import doctor_command
+
+    document = doctor_command(threads, _console(as_json))
+    if as_json:
+        _print_json(document)
+
+
+@app.command()
+def demo(
+    text: Annotated[str | None, typer.Option(help="A sentence to mask.")] = None,
+    pair: Annotated[str, typer.Option(help="The pair to generate with.")] = "small",
+    weights: Annotated[str, typer.Option(help="random, a checkpoint folder, or a hub id.")] = "random",
+    length: Annotated[int, typer.Option(min=1, help="New tokens, L.")] = 16,
+    steps: Annotated[int, typer.Option(min=1, help="Denoising steps, T.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights, masks and draws.")] = 0,
+    seconds: Annotated[float, typer.Option(min=0.0, help="How long the replay lasts.")] = 6.0,
+    as_json: Json = False,
+) -> None:
+    """Show forward masking and denoising in the terminal, the AR side beside it."""
+    from .demo import DemoOptions, run_demo
+
+    options = DemoOptions(
+        text=text, pair=pair, weights=weights, length=length, steps=steps, seed=seed, replay_s=seconds
+    )
+    document = run_demo(options, _console(as_json))
+    if as_json:
+        _print_json(document)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"dlmbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Global options."""
+
+
+def _console(to_stderr: bool = False) -> Console:
+    return Console(stderr=to_stderr, highlight=False)
+
+
+def _plain(value: Any) -> Any:
+    """Nested data with every model, path and enum as plain JSON."""
+    if hasattr(value, "model_dump"):
+        return value.model_dump(mode="json")
+    if isinstance(value, dict):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def main() -> None:
+    """Run a command; turn what goes wrong into one clear line and an exit code."""
+    try:
+        app()
+    except InputError as error:
+        _say(f"dlmbench: {error}")
+        sys.exit(BAD_INPUT)
+    except KeyboardInterrupt:
+        _say("dlmbench: interrupted")
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:
+        # The reader went away (`| head`): nothing is left to say, and nobody to say it to.
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception as error:
+        if type(error).__name__ == "InterruptedRunError":
+            _say(f"dlmbench: interrupted; finished cells are kept, go on with: dlmbench run --resume {error}")
+            sys.exit(INTERRUPTED)
+        traceback.print_exc()
+        _say("dlmbench: this is a bug, please report the lines above with `dlmbench list devices` and the command")
+        sys.exit(BUG)
+
+
+def _say(message: str) -> None:
+    text = "".join(c if c.isprintable() else "?" for c in message)
+    Console(stderr=True, highlight=False).print(Text(text), soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

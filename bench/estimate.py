@@ -1,0 +1,102 @@
+"""What a cell will need before it is measured: memory, and a rough time from the device's peaks.
+
+Memory is a sum of what must be there (weights, cache, logits, activations). Time is the roofline's floor divided by a
+stated efficiency, plus a stated overhead a forward: good to a factor of two, for planning only.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import psutil
+
+from ..models.config import DTYPE_BYTES, BackboneConfig
+from ..models.costs import forward_cost
+from ..models.pairs import Pair
+from ..profiles.limits import read_limits
+from ..profiles.record import Calibration, Cell
+
+# Interpreter, torch and its libraries in a worker, as seen on Linux; CUDA's context and libraries on the device.
+_PROCESS_B = {"cpu": 450 << 20, "cuda": 900 << 20}
+_EFFICIENCY = {"ar": 0.4, "diffusion": 0.7}
+_FORWARD_OVERHEAD_S = 1e-4
+# Overheads of a run that no cell pays for: starting workers, calibrating, writing the report.
+START_S, PAIRING_S, REPORT_S = 5.0, 0.5, 8.0
+
+
+def config_of(cell: Cell, pair: Pair) -> BackboneConfig:
+    """The backbone that a cell runs on."""
+    return pair.diffusion.backbone if cell.side == "diffusion" else pair.ar.backbone
+
+
+def memory_b(cell: Cell, pair: Pair, device: str) -> int:
+    """Bytes that the cell's worker needs on the device (on a CPU: in all)."""
+    config, width = config_of(cell, pair), DTYPE_BYTES[cell.dtype]
+    positions = cell.prompt_length + cell.length
+    weights = config.weight_bytes(cell.dtype)
+    per_position = (2 * config.intermediate_size + 2 * config.query_size + 4 * config.hidden_size) * width
+    if cell.side == "ar":
+        cache = cell.batch * positions * config.kv_bytes_per_token(cell.kv_dtype or cell.dtype)
+        live = cell.batch * (max(cell.prompt_length, 1) * per_position + config.vocab_size * (width + 4))
+    else:
+        cache = 0
+        block = cell.block_length or cell.length
+        live = cell.batch * (positions * per_position + block * config.vocab_size * width) + (16 << 20)
+    return int(weights + cache + live + _PROCESS_B["cuda" if device.startswith("cuda") else "cpu"])
+
+
+def available_b(device: str) -> int | None:
+    """Bytes free for workers now: device memory on CUDA, memory (within the container's limit) on a CPU."""
+    if not device.startswith("cuda"):
+        free, limit = psutil.virtual_memory().available, read_limits()["memory_limit_b"]
+        return free if limit is None else min(free, int(limit))
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(int(device.partition(":")[2] or 0))
+        return int(pynvml.nvmlDeviceGetMemoryInfo(handle).free)
+    except pynvml.NVMLError:
+        return None
+
+
+def latency_s(cell: Cell, pair: Pair, peak: Calibration) -> float:
+    """Rough time of one generation, in seconds."""
+    config = config_of(cell, pair)
+    prompt, length, batch = max(cell.prompt_length, 1), cell.length, cell.batch
+
+    def floor(q_len: int, kv_len: int, logit_rows: int, causal: bool) -> float:
+        cost = forward_cost(
+            config, rows=batch, q_len=q_len, kv_len=kv_len, logit_rows=logit_rows,
+            mask="causal" if causal else "bidirectional", dtype=cell.dtype, kv_dtype=cell.kv_dtype,
+        )  # fmt: skip
+        return cost.floor_s(peak.matmul_flop_s, peak.read_b_s) / _EFFICIENCY[cell.side] + _FORWARD_OVERHEAD_S
+
+    if cell.side == "ar":
+        middle = floor(1, prompt + length // 2, batch, True)
+        return floor(prompt, prompt, batch, True) + (length - 1) * middle
+    steps = cell.steps or length
+    logits = batch * (cell.block_length or length) // 2
+    return steps * floor(prompt + length, prompt + length, max(logits, batch), False)
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Whether cells fit: `need_b` of `have_b` bytes (None: unknown, taken as fitting)."""
+
+    need_b: int
+    have_b: int | None
+
+    @property
+    def fits(self) -> bool:
+        return self.have_b is None or self.need_b <= self.have_b
+
+    @property
+    def message(self) -> str:
+        """By how much it does not fit, in words."""
+        assert self.have_b is not None
+        short = self.need_b - self.have_b
+        return (
+            f"needs about {self.need_b / 1e9:.2f} GB of memory, {self.have_b / 1e9:.2f} GB are free: "
+            f"{short / 1e9:.2f} GB too much"
+        )

@@ -1,0 +1,124 @@
+"""The parent's end of a worker: start it, ask it, wait for it without spinning, and end it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+
+class WorkerFailedError(Exception):
+    """A request did not succeed. `code` is one word for programs; `fatal` says that the worker is gone."""
+
+    def __init__(self, code: str, message: str, *, fatal: bool) -> None:
+        super().__init__(message)
+        self.code, self.message, self.fatal = code, message, fatal
+
+
+class WorkerHandle:
+    """One worker process. Requests and replies are lines of JSON; its standard error goes to `log`."""
+
+    def __init__(self, log: Path, threads: int, device: str) -> None:
+        self._log = log
+        self._stderr = open(log, "ab")  # noqa: SIM115 - lives as long as the worker
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "dlmbench.bench.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            env={**os.environ, **worker_variables(threads, device)},
+            # Ctrl-C goes to the parent alone, which then ends its workers in order.
+            start_new_session=True,
+        )
+        self._buffer = b""
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def send(self, operation: str, **fields: Any) -> None:
+        """Send a request without waiting for its reply."""
+        assert self._process.stdin is not None
+        line = json.dumps({"op": operation, **fields}) + "\n"
+        try:
+            self._process.stdin.write(line.encode())
+            self._process.stdin.flush()
+        except (BrokenPipeError, OSError):
+            raise self._died() from None
+
+    def receive(self, timeout_s: float) -> dict[str, Any]:
+        """The reply to the oldest request. Raises WorkerFailedError; a worker that hangs past the limit is killed."""
+        assert self._process.stdout is not None
+        deadline = time.monotonic() + timeout_s
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._process.stdout, selectors.EVENT_READ)
+            while b"\n" not in self._buffer:
+                if not selector.select(max(deadline - time.monotonic(), 0)):
+                    self.kill()
+                    raise WorkerFailedError("hang", f"no answer within {timeout_s:.0f} s", fatal=True)
+                piece = os.read(self._process.stdout.fileno(), 1 << 20)
+                if not piece:
+                    raise self._died()
+                self._buffer += piece
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        reply: dict[str, Any] = json.loads(line)
+        if not reply.pop("ok"):
+            if "detail" in reply:
+                self._stderr.write(reply["detail"].encode())
+                self._stderr.flush()
+            raise WorkerFailedError(reply["code"], reply["message"], fatal=False)
+        return reply
+
+    def ask(self, operation: str, timeout_s: float, **fields: Any) -> dict[str, Any]:
+        """Send a request and wait for its reply."""
+        self.send(operation, **fields)
+        return self.receive(timeout_s)
+
+    def end(self) -> None:
+        """Let the worker finish by closing its input; kill it if it does not. An empty log is removed."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.kill()
+        self._stderr.close()
+        if self._log.exists() and not self._log.stat().st_size:
+            self._log.unlink()
+
+    def kill(self) -> None:
+        """End the worker now."""
+        self._process.kill()
+        self._process.wait()
+
+    def _died(self) -> WorkerFailedError:
+        code = self._process.wait()
+        if code == -signal.SIGKILL:
+            message = "the worker was killed (signal 9); out of memory is the usual reason"
+            return WorkerFailedError("killed", message, fatal=True)
+        tail = self._tail()
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return WorkerFailedError("crash", f"the worker died ({how}){': ' + tail if tail else ''}", fatal=True)
+
+    def _tail(self) -> str:
+        lines = [line.strip() for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
+        return lines[-1][:300] if lines else ""
+
+
+def worker_variables(threads: int, device: str) -> dict[str, str]:
+    """Environment that every worker gets, the same for both sides; recorded with each trial."""
+    variables = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    if device == "cpu":
+        variables |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        # Buffers of many megabytes come and go at every step; without these each one is mapped and unmapped, page
+        # fault by page fault, which alone can change sampling by a factor of three.
+        variables |= {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
+    return {name: value for name, value in variables.items() if name not in os.environ}

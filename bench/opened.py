@@ -1,0 +1,180 @@
+"""A cell open in a worker: prepared, warmed up, sampled, and finally asked for its counters and timeline."""
+
+from __future__ import annotations
+
+import gc
+import math
+import os
+import time
+from dataclasses import dataclass, field
+
+import torch
+
+from ..models.attention import attention_backend
+from ..models.catalog import Context, build
+from ..models.generator import Costed, Generator, Request, Settings, Shape
+from ..models.names import AR, MASKED_DIFFUSION
+from ..models.prompts import PromptSource
+from ..profiles.clocks import Clock
+from ..profiles.disturbance import CpuWindow
+from ..profiles.host import usable_cpus
+from ..profiles.observer import Recorder, Trace
+from ..profiles.record import Cell, Sample, Timeline, Warmup
+from ..profiles.reduction import Emission, reduce_trace, timeline
+from .statistics import windows_agree
+
+_KEPT_TRACES = 32
+# Warm-up prompts come from a range that no timed sample uses.
+_WARMUP_PROMPT = 1 << 24
+
+
+class WorkDiffersError(Exception):
+    """The generator did other work than its cell promised: the sample would be invalid, not slow."""
+
+
+@dataclass(slots=True)
+class OpenCell:
+    """One cell with its generator. Times in seconds."""
+
+    cell: Cell
+    context: Context
+    prompts: PromptSource
+    clock: Clock
+    unit_cost_s: float
+    memory_peak_b: int | None = None
+    _recorder: Recorder = field(init=False)
+    _generator: Generator = field(init=False)
+    _settings: Settings = field(init=False)
+    _kept: list[tuple[Sample, Trace]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        decode = self.cell.decode
+        self._recorder = Recorder(self.clock)
+        self._generator = build(self.cell.generator, self.context.on_engine(self.cell.engine))
+        self._settings = Settings(
+            temperature=decode.temperature,
+            top_k=decode.top_k,
+            top_p=decode.top_p,
+            steps=self.cell.steps,
+            block_length=self.cell.block_length,
+            remasking=decode.remasking,
+            length_policy=self.cell.length_policy,
+        )
+
+    def prepare(self) -> float:
+        """Prepare the generator for this shape; returns the time that took."""
+        cell = self.cell
+        begin = time.perf_counter()
+        with attention_backend(cell.attention):
+            self._generator.prepare(Shape(cell.batch, cell.prompt_length, cell.length), self._settings)
+        self.clock.settle()
+        return time.perf_counter() - begin
+
+    def warm_up(self, limit_s: float) -> Warmup:
+        """Generate until the medians of two consecutive windows agree; the first generation never counts."""
+        begin = time.perf_counter()
+        latencies: list[float] = []
+        steady, made, window = False, 0, 1
+        while not steady:
+            trace, _ = self._generate(_WARMUP_PROMPT + made, seed=made)
+            made += 1
+            if made > 1:
+                latencies.append(trace.latency_s)
+                # Short generations are judged in windows of up to five, so that one hiccup does not decide.
+                window = max(1, min(5, int(0.05 / max(trace.latency_s, 1e-9)))) if made == 2 else window
+                steady = windows_agree(latencies, window)
+            if time.perf_counter() - begin > limit_s:
+                break
+        return Warmup(samples=made, seconds=time.perf_counter() - begin, steady=steady)
+
+    def sample(self, *, order: int, round_index: int, prompt: int, seed: int, started_s: float) -> Sample:
+        """One timed generation, checked against the work that the cell promises."""
+        window = CpuWindow()
+        gc.collect()
+        gc.disable()
+        try:
+            window.start()
+            trace, tokens = self._generate(prompt, seed)
+            disturbance = window.stop()
+        finally:
+            gc.enable()
+        cell = self.cell
+        sample, out = reduce_trace(
+            trace,
+            tokens.numpy(),
+            side=cell.side,
+            policy=cell.length_policy,
+            eos_id=self.context.config.eos_token_id,
+            block_length=(cell.block_length or cell.length) if cell.side == "diffusion" else 1,
+            order=order,
+            round_index=round_index,
+            prompt=prompt,
+            seed=seed,
+            started_s=started_s,
+        )
+        self._check(sample, out, tokens)
+        threads = torch.get_num_threads() if self.context.device == "cpu" else 1
+        excess = disturbance.excess(threads, len(usable_cpus() or ()) or os.cpu_count() or 1)
+        if not math.isnan(excess):
+            sample = sample.model_copy(update={"foreign_cores": excess})
+        if len(self._kept) < _KEPT_TRACES:
+            self._kept.append((sample, trace))
+        return sample
+
+    def _generate(self, prompt: int, seed: int) -> tuple[Trace, torch.Tensor]:
+        """Generate once for prompts number `prompt` x batch …; returns the trace and the tokens [B, L] on the host."""
+        cell = self.cell
+        ids = self.prompts.batch(prompt * cell.batch, cell.batch, cell.prompt_length)
+        prompt_ids = torch.tensor(ids, dtype=torch.int64, device=self.context.device).view(cell.batch, -1)
+        request = Request(prompt_ids, cell.length, self._settings, seed)
+        recorder = self._recorder
+        with attention_backend(cell.attention):
+            self.clock.settle()
+            recorder.start()
+            tokens = self._generator.generate(request, recorder).cpu()
+            recorder.stop()
+        return recorder.trace(), tokens
+
+    def _check(self, sample: Sample, out: Emission, tokens: torch.Tensor) -> None:
+        cell = self.cell
+        if tuple(tokens.shape) != (cell.batch, cell.length):
+            raise WorkDiffersError(f"returned tokens {tuple(tokens.shape)}, expected {(cell.batch, cell.length)}")
+        if cell.length_policy == "natural":
+            return
+        if sample.canvas_tokens < cell.batch * cell.length:
+            raise WorkDiffersError(f"announced {sample.canvas_tokens} of {cell.batch * cell.length} tokens")
+        if cell.side == "diffusion" and bool((tokens == self.context.config.mask_id).any()):
+            raise WorkDiffersError("left masked positions in its output")
+        promised = {AR: cell.length, MASKED_DIFFUSION: cell.steps}.get(cell.generator)
+        if promised is not None and sample.nfe != promised:
+            raise WorkDiffersError(f"ran {sample.nfe} forwards, expected {promised}")
+
+    def counters(self, flop_s: float, byte_s: float) -> dict[str, float | int | str | None]:
+        """What no clock enters, from the first kept sample, and the roofline's floor time at the peaks given."""
+        counters: dict[str, float | int | str | None] = {
+            "memory_peak_b": self.memory_peak_b,
+            "observer_unit_cost_s": self.unit_cost_s,
+        }
+        if not self._kept:
+            return counters
+        sample, trace = self._kept[0]
+        counters |= {"nfe": sample.nfe, "forward_tokens": sample.forward_tokens, "canvas_tokens": sample.canvas_tokens}
+        if not isinstance(self._generator, Costed):
+            return counters
+        costs = [
+            self._generator.forward_cost(f.network, f.rows, f.q_len, f.kv_len, f.logit_rows, f.mask)
+            for f in trace.forwards
+        ]
+        return counters | {
+            "model_flops": sum(cost.flops for cost in costs),
+            "model_bytes": sum(cost.bytes for cost in costs),
+            "floor_s": sum(cost.floor_s(flop_s, byte_s) for cost in costs),
+        }
+
+    def timeline(self) -> Timeline | None:
+        """What the kept sample nearest the median latency did."""
+        if not self._kept:
+            return None
+        ordered = sorted(self._kept, key=lambda kept: kept[0].latency_s)
+        sample, trace = ordered[len(ordered) // 2]
+        return timeline(trace, sample.order, self.cell.length)

@@ -1,0 +1,259 @@
+"""One pairing: live workers that take samples in turn, A B C … C B A, until every cell has had enough.
+
+Each round visits every open cell once, in palindromic order, so that a drift of the machine falls on all of them
+alike; the log-ratio of two cells is formed round by round. A diffusion cell leaves when its interval is narrow or its
+budget is spent; the AR cells stay as long as anyone needs them for a ratio.
+"""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from ..profiles.record import Calibration, Cell, Reason, Sample, Status, Stop, Timeline, Trial, Warmup, WorkerInfo
+from .handle import WorkerFailedError
+from .statistics import median_half_width
+from .suites import Pairing, Suite
+
+Key = tuple[str, str]  # generator, dtype: what a worker has loaded
+
+
+class Asked(Protocol):
+    """A worker as a pairing sees it (see `handle.WorkerHandle`)."""
+
+    def ask(self, operation: str, timeout_s: float, **fields: Any) -> dict[str, Any]: ...
+
+
+class Watcher(Protocol):
+    """Told between samples, never during one, how the pairing gets on."""
+
+    def cell(self, cell: Cell, phase: str) -> None: ...
+
+    def sampled(self, cell: Cell, count: int, half_width: float | None) -> None: ...
+
+    def failed(self, cell: Cell, reason: Reason) -> None: ...
+
+
+@dataclass(slots=True)
+class Crew:
+    """The live workers of a pairing and how to get another when one dies."""
+
+    workers: Mapping[str, Asked]
+    infos: dict[str, WorkerInfo]
+    replace: Callable[[str], None]
+
+
+@dataclass(slots=True)
+class _Open:
+    """A cell's state while its pairing runs."""
+
+    cell: Cell
+    id: str
+    samples: list[Sample] = field(default_factory=list)
+    status: Status = "ok"
+    reason: Reason | None = None
+    prepare_s: float | None = None
+    warmup: Warmup | None = None
+    stop: Stop | None = None
+    counters: dict[str, float | int | str | None] = field(default_factory=dict)
+    timeline: Timeline | None = None
+    spent_s: float = 0.0
+    open: bool = True
+
+    @property
+    def good(self) -> list[float]:
+        return [sample.latency_s for sample in self.samples if sample.discarded is None]
+
+
+class PairingRun:
+    """Measures one pairing in one process round. `measure` returns a trial a cell, whatever happened to it."""
+
+    def __init__(
+        self, suite: Suite, pairing: Pairing, process: int, crew: Crew, watcher: Watcher, started: float
+    ) -> None:
+        self._suite, self._pairing, self._process = suite, pairing, process
+        self._crew, self._watcher, self._started = crew, watcher, started
+        self._order = 0
+        self._cells = [_Open(cell, f"c{number}") for number, cell in enumerate(pairing.cells)]
+
+    def measure(self) -> list[Trial]:
+        """Calibrate, prepare and warm up every cell, sample in turn, calibrate again, and write down what was seen."""
+        for state in self._cells:
+            self._prepare(state)
+        before = self._calibrate()
+        self._sample_all()
+        after = self._calibrate()
+        peaks = [peak for peak in (before, after) if peak is not None]
+        for state in self._cells:
+            self._finish(state, peaks)
+        for name in {state.cell.generator for state in self._cells}:
+            self._quietly(functools.partial(self._ask, name, "release"))
+        return [self._trial(state, before, after) for state in self._cells]
+
+    def _ask(self, generator: str, operation: str, **fields: Any) -> dict[str, Any]:
+        return self._crew.workers[generator].ask(operation, self._suite.hang_s, **fields)
+
+    def _prepare(self, state: _Open) -> None:
+        cell = state.cell
+
+        def work() -> None:
+            self._watcher.cell(cell, "prepare")
+            reply = self._ask(cell.generator, "open", id=state.id, cell=cell.model_dump())
+            state.prepare_s = reply["prepare_s"]
+            self._watcher.cell(cell, "warm-up")
+            limit = min(self._suite.warmup_s, 4 * self._pairing.budget_s)
+            state.warmup = Warmup.model_validate(
+                self._ask(cell.generator, "warmup", id=state.id, limit_s=limit)["warmup"]
+            )
+
+        self._guard(state, work)
+
+    def _sample_all(self) -> None:
+        round_index = 0
+        while any(state.open and state.stop is None for state in self._cells):
+            active = self._active()
+            for state in active if round_index % 2 == 0 else list(reversed(active)):
+                if state.open:
+                    self._guard(state, functools.partial(self._sample, state, round_index))
+                    self._judge(state)
+            round_index += 1
+
+    def _active(self) -> list[_Open]:
+        """Cells that still want samples, and every AR cell beside them, up to the limit of samples."""
+        return [
+            state
+            for state in self._cells
+            if state.open
+            and (state.stop is None or (state.cell.side == "ar" and len(state.samples) < 4 * self._suite.max_samples))
+        ]
+
+    def _sample(self, state: _Open, round_index: int) -> None:
+        self._watcher.cell(state.cell, "sampling")
+        # The same prompts and seeds on both sides in the same round, fresh ones in every round and process.
+        prompt = self._process * 10_000 + round_index
+        reply = self._ask(
+            state.cell.generator,
+            "sample",
+            id=state.id,
+            order=self._order,
+            round=round_index,
+            prompt=prompt,
+            seed=(self._suite.seed * 1_000_003 + prompt) % 2**63,
+            started_s=time.monotonic() - self._started,
+        )
+        self._order += 1
+        sample = Sample.model_validate(reply["sample"])
+        limit = self._suite.foreign_limit
+        if limit is not None and sample.foreign_cores is not None and sample.foreign_cores > limit:
+            text = f"other processes wanted {sample.foreign_cores:.2f} cores more than were free (limit {limit:g})"
+            sample = sample.model_copy(update={"discarded": text})
+        state.samples.append(sample)
+        state.spent_s += sample.latency_s
+        self._watcher.sampled(state.cell, len(state.good), median_half_width(state.good))
+
+    def _judge(self, state: _Open) -> None:
+        """Decide whether a cell has had enough, and by which rule."""
+        if not state.open or state.stop is not None:
+            return
+        suite, budget = self._suite, self._pairing.budget_s
+        good, width = len(state.good), median_half_width(state.good)
+        if good >= suite.min_samples and width is not None and width <= suite.target_ci:
+            text = f"the interval of the median reached +-{width:.2%}, target +-{suite.target_ci:.2%}"
+            state.stop = Stop(rule="target_ci", message=text, half_width=width)
+        elif good >= suite.max_samples:
+            text = f"{good} samples taken, the most allowed"
+            state.stop = Stop(rule="max_samples", message=text, half_width=width)
+        # Past twice the budget, fewer samples than the minimum must do: a slow cell may not eat the whole run.
+        elif (state.spent_s >= budget and good >= suite.min_samples) or (state.spent_s >= 2 * budget and good):
+            text = f"{state.spent_s:.2f} s sampled, budget {budget:g} s"
+            state.stop = Stop(rule="budget", message=text, half_width=width)
+        elif state.spent_s >= 4 * budget:
+            state.stop = Stop(rule="budget", message="every sample within the budget was disturbed", half_width=None)
+
+    def _calibrate(self) -> Calibration | None:
+        """The device's peaks now, from the first worker that answers."""
+        for state in self._cells:
+            try:
+                reply = self._ask(state.cell.generator, "calibrate", dtype=state.cell.dtype)
+                return Calibration.model_validate(reply["calibration"])
+            except WorkerFailedError as error:
+                if error.fatal:
+                    self._lost(state.cell.generator)
+        return None
+
+    def _finish(self, state: _Open, peaks: Sequence[Calibration]) -> None:
+        if not state.open:
+            return
+        if state.samples and not state.good:
+            disturbed = f"all {len(state.samples)} samples were disturbed: {state.samples[-1].discarded}"
+            state.status, state.reason = "invalid", Reason(code="disturbed", message=disturbed)
+        flop_s = max((peak.matmul_flop_s for peak in peaks), default=1.0)
+        byte_s = max((peak.read_b_s for peak in peaks), default=1.0)
+
+        def work() -> None:
+            reply = self._ask(state.cell.generator, "close", id=state.id, flop_s=flop_s, byte_s=byte_s)
+            state.counters = reply["counters"]
+            if not peaks:
+                state.counters.pop("floor_s", None)
+            state.timeline = None if reply["timeline"] is None else Timeline.model_validate(reply["timeline"])
+
+        # Counters are lost with a worker that dies here; the samples are not.
+        self._quietly(work)
+
+    def _quietly(self, work: Callable[[], object]) -> None:
+        try:
+            work()
+        except WorkerFailedError:
+            return
+
+    def _guard(self, state: _Open, work: Callable[[], None]) -> None:
+        """Run one cell's work; what goes wrong costs this cell, and a worker that died is replaced for the others."""
+        try:
+            work()
+        except WorkerFailedError as error:
+            self._fail(state, error)
+            if error.fatal:
+                self._lost(state.cell.generator)
+
+    def _fail(self, state: _Open, error: WorkerFailedError) -> None:
+        state.open = False
+        state.status = "invalid" if error.code == "work" else "failed"
+        state.reason = Reason(code=error.code, message=error.message)
+        state.stop = Stop(rule="failed", message=error.message)
+        self._watcher.failed(state.cell, state.reason)
+
+    def _lost(self, generator: str) -> None:
+        """A worker died: start another and bring its other cells back to where they can be sampled."""
+        mates = [s for s in self._cells if s.open and s.cell.generator == generator]
+        try:
+            self._crew.replace(generator)
+        except WorkerFailedError as error:
+            for state in mates:
+                self._fail(state, error)
+            return
+        for state in mates:
+            if state.prepare_s is not None:
+                self._prepare(state)
+
+    def _trial(self, state: _Open, before: Calibration | None, after: Calibration | None) -> Trial:
+        return Trial(
+            cell=state.cell,
+            key=state.cell.key,
+            process=self._process,
+            pairing=f"{self._pairing.name}#{self._process}",
+            order=self._cells.index(state),
+            status=state.status,
+            reason=state.reason,
+            samples=tuple(state.samples),
+            counters=state.counters,
+            prepare_s=state.prepare_s,
+            warmup=state.warmup,
+            stop=state.stop,
+            calibration_before=before,
+            calibration_after=after,
+            worker=self._crew.infos.get(state.cell.generator),
+            timeline=state.timeline,
+        )

@@ -1,0 +1,237 @@
+"""From a user's options to a plan: suite, pairs, device, cells, and everything that can be refused before measuring.
+
+Nothing is written here. Every refusal is an InputError with one line.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .. import InputError
+from ..models.certificate import certificate
+from ..models.config import BackboneConfig
+from ..models.hf_config import read_config
+from ..models.names import RANDOM, RANDOM_DISTRIBUTION
+from ..models.pairs import Pair, load_pair
+from ..models.prompts import PromptSource, default_prompts, load_prompts
+from ..models.tokenizer import Tokenizer, embedded_tokenizer, load_tokenizer
+from ..profiles.host import usable_cpus
+from ..profiles.record import CertificateRow, PairRecord
+from .estimate import Fit, available_b, memory_b
+from .options import RunOptions, overridden, with_budget
+from .suites import Pairing, Suite, expand, load_suite
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What will be measured. `unfit` maps a cell's key to why this device cannot hold it."""
+
+    suite: Suite
+    pairings: tuple[Pairing, ...]
+    pairs: dict[str, Pair]
+    device: str
+    threads: int
+    weights: str
+    prompts: PromptSource
+    prompts_path: str | None
+    tokenizer_path: str | None
+    unfit: dict[str, str]
+    blockwise: frozenset[str]
+    warnings: tuple[str, ...]
+
+    @property
+    def trials(self) -> int:
+        return sum(len(pairing.cells) * pairing.processes for pairing in self.pairings)
+
+
+def make_plan(options: RunOptions) -> Plan:
+    """Resolve the options against suites, pairs, weights, prompts and this machine."""
+    suite = overridden(load_suite(options.suite), options)
+    device, threads = choose_device(options.device), choose_threads(options.threads)
+    weights, config = choose_weights(options.weights)
+    pairs: dict[str, Pair] = {}
+    for grid in suite.grid:
+        for reference in grid.pairs:
+            pair = load_pair(reference)
+            if config is not None:
+                pair = pair.on_checkpoint(Path(weights).name or weights, config)
+            pairs[reference] = pair
+    if config is not None:
+        # One checkpoint takes the place of every pair: its shape is the pair's shape.
+        first = suite.grid[0].pairs[0]
+        suite = suite.model_copy(
+            update={"grid": tuple(grid.model_copy(update={"pairs": (first,)}) for grid in suite.grid)}
+        )
+    pairings = expand(suite, pairs, device)
+    if options.budget_s is not None:
+        suite = with_budget(suite, options.budget_s, sum(len(p.cells) * p.processes for p in pairings))
+        pairings = expand(suite, pairs, device)
+    by_name = {pair.name: pair for pair in pairs.values()}
+    tokenizer, tokenizer_path = choose_tokenizer(options, weights if config is not None else None)
+    prompts = default_prompts(tokenizer) if options.prompts is None else load_prompts(options.prompts, tokenizer)
+    _check_prompts(prompts, tokenizer, pairings, by_name)
+    unfit, blockwise = _fits(pairings, by_name, device)
+    return Plan(
+        suite=suite,
+        pairings=tuple(pairings),
+        pairs=by_name,
+        device=device,
+        threads=threads,
+        weights=weights,
+        prompts=prompts,
+        prompts_path=None if options.prompts is None else str(options.prompts.resolve()),
+        tokenizer_path=tokenizer_path,
+        unfit=unfit,
+        blockwise=blockwise,
+        warnings=_warnings(suite, pairings, weights, device),
+    )
+
+
+def choose_device(wanted: str) -> str:
+    """ "auto" takes a CUDA device where the driver shows one, else the CPU. Whether torch can use it shows on load."""
+    if wanted == "auto":
+        return "cuda" if _nvidia_devices() else "cpu"
+    if wanted == "cpu":
+        return wanted
+    kind, _, index = wanted.partition(":")
+    if kind != "cuda" or (":" in wanted and not index.isdigit()):
+        raise InputError(f"--device {wanted!r}: unknown device; choose cpu, cuda, cuda:N or auto")
+    count = _nvidia_devices()
+    if not count:
+        raise InputError(f"--device {wanted!r}: this machine shows no NVIDIA device; choose --device cpu")
+    if index and int(index) >= count:
+        raise InputError(f"--device {wanted!r}: this machine has {count} devices, numbered from 0")
+    return wanted
+
+
+def _nvidia_devices() -> int:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetCount())
+    except pynvml.NVMLError:
+        return 0
+
+
+def choose_weights(reference: str) -> tuple[str, BackboneConfig | None]:
+    """ "random", or the folder of a checkpoint (fetched where it is a hub id) and its shape."""
+    if reference == RANDOM:
+        return RANDOM, None
+    from ..models.hf_files import resolve  # imports torch, which only a checkpoint needs here
+
+    folder = resolve(reference)
+    return str(folder.resolve()), read_config(folder)
+
+
+def choose_threads(wanted: int | None) -> int:
+    """One fewer than the cores this process may use, so that the rest of the system does not preempt the sample."""
+    cores = len(usable_cpus() or ()) or os.cpu_count() or 1
+    if wanted is None:
+        return max(1, cores - 1)
+    if not 1 <= wanted <= cores:
+        raise InputError(f"--threads {wanted}: this process may use {cores} cores; choose 1 to {cores}")
+    return wanted
+
+
+def choose_tokenizer(options: RunOptions, checkpoint: str | None) -> tuple[Tokenizer, str | None]:
+    """The tokenizer named, the checkpoint's own, or the embedded one; and its path (None: embedded)."""
+    if options.tokenizer is not None:
+        return load_tokenizer(options.tokenizer), str(options.tokenizer.resolve())
+    if checkpoint is not None and (Path(checkpoint) / "tokenizer.json").is_file():
+        return load_tokenizer(Path(checkpoint)), str(Path(checkpoint).resolve())
+    return embedded_tokenizer(), None
+
+
+def _check_prompts(
+    prompts: PromptSource, tokenizer: Tokenizer, pairings: list[Pairing], pairs: dict[str, Pair]
+) -> None:
+    """Every length asked for must exist in the text, and every id in every vocabulary."""
+    cells = [cell for pairing in pairings for cell in pairing.cells]
+    for name, pair in pairs.items():
+        if tokenizer.vocab_size > pair.vocabulary:
+            raise InputError(
+                f"tokenizer {tokenizer.name} has {tokenizer.vocab_size} ids, pair {name} only {pair.vocabulary}; "
+                f"give --tokenizer one that fits"
+            )
+    prompts.batch(0, 1, max(cell.prompt_length for cell in cells))
+
+
+def _fits(pairings: list[Pairing], pairs: dict[str, Pair], device: str) -> tuple[dict[str, str], frozenset[str]]:
+    """Cells that do not fit alone, and pairings whose workers fit only one at a time."""
+    have = available_b(device)
+    unfit: dict[str, str] = {}
+    blockwise = set()
+    for pairing in pairings:
+        largest: dict[str, int] = {}
+        for cell in pairing.cells:
+            need = memory_b(cell, pairs[cell.pair], device)
+            fit = Fit(need, have)
+            if not fit.fits:
+                unfit[cell.key] = fit.message
+            else:
+                largest[cell.generator] = max(need, largest.get(cell.generator, 0))
+        if have is not None and sum(largest.values()) > have:
+            blockwise.add(pairing.name)
+    return unfit, frozenset(blockwise)
+
+
+def _warnings(suite: Suite, pairings: list[Pairing], weights: str, device: str) -> tuple[str, ...]:
+    found = []
+    if weights == RANDOM:
+        found.append(
+            "Weights are random: speed at fixed T is real, the text is not; power draw may differ from trained weights."
+        )
+    if any(grid.length_policy == "natural" for grid in suite.grid) and weights == RANDOM:
+        found.append("Random weights almost never emit EOS: under the natural length policy they run to L.")
+    few = sorted({pairing.processes for pairing in pairings if pairing.processes < 5})
+    if few:
+        found.append(
+            "Cells measured in fewer than five processes have an interval within one process, with no confidence level."
+        )
+    if device == "cpu":
+        found.append(f"Measured on a CPU ({platform.machine()}): ratios need not carry over to a GPU.")
+    return tuple(found)
+
+
+def pair_records(plan: Plan) -> tuple[PairRecord, ...]:
+    """The pairs as the run's record keeps them, with their match certificates."""
+    records = []
+    for pair in plan.pairs.values():
+        cell = next(cell for pairing in plan.pairings for cell in pairing.cells if cell.pair == pair.name)
+        lines = certificate(pair, dtype=cell.dtype, kv_dtype=cell.kv_dtype)
+        rows = tuple(
+            CertificateRow(
+                quantity=line.quantity, unit=line.unit, ar=line.ar, diffusion=line.diffusion,
+                difference_percent=line.difference_percent, verdict=line.verdict,
+            )
+            for line in lines
+        )  # fmt: skip
+        records.append(
+            PairRecord(
+                name=pair.name,
+                description=pair.description,
+                weights=plan.weights,
+                weights_note=weights_note(plan),
+                ar=_side(pair, "ar"),
+                diffusion=_side(pair, "diffusion"),
+                certificate=rows,
+            )
+        )
+    return tuple(records)
+
+
+def weights_note(plan: Plan) -> str:
+    """Where the weights came from, so that they can be made again."""
+    if plan.weights != RANDOM:
+        return f"loaded from {plan.weights} on both sides"
+    return f"seed {plan.suite.seed}, drawn on {plan.device}, the same on both sides: {RANDOM_DISTRIBUTION}"
+
+
+def _side(pair: Pair, side: str) -> dict[str, Any]:
+    spec = pair.ar if side == "ar" else pair.diffusion
+    return spec.model_dump()

@@ -1,0 +1,207 @@
+"""A run from its plan to its record: folder, lock, sweep, measurements. What touches the disk happens here."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from .. import InputError, __version__
+from ..profiles.environment import capture_environment
+from ..profiles.record import Calibration, Run, Trial
+from ..profiles.store import (
+    RUN_FILE,
+    StoredRun,
+    read_run,
+    rewrite_trials,
+    write_measurements,
+    write_run,
+)
+from .options import RunOptions, adopted
+from .plan import Plan, make_plan, pair_records
+from .progress import Progress
+from .summary import measurements
+from .sweep import Job, sweep
+
+
+class InterruptedRunError(Exception):
+    """The run was stopped by the user; what was finished is on disk."""
+
+
+def start_run(options: RunOptions, plan: Plan, command: Sequence[str], progress: Progress) -> StoredRun:
+    """Measure a plan into a new folder."""
+    folder = new_folder(options, plan.suite.name)
+    with _locked(folder):
+        run = _new_run(options, plan, command, folder)
+        write_run(folder, run)
+        return _measure(run, plan, folder, frozenset(), progress)
+
+
+def resume_run(folder: Path, options: RunOptions, suite_given: bool, progress: Progress) -> StoredRun:
+    """Go on with a run that was cut off: finished pairings are kept, the rest is measured with the recorded options."""
+    stored = read_run(folder)
+    if suite_given and options.suite != stored.run.suite:
+        raise InputError(
+            f"--resume {folder}: it is a run of suite {stored.run.suite!r}, not {options.suite!r}; "
+            f"leave the suite out, or start a new run"
+        )
+    plan = make_plan(adopted(options, stored.run.settings["options"]))
+    if tuple(pairing.cells for pairing in plan.pairings) != stored.run.plan:
+        raise InputError(
+            f"--resume {folder}: its cells are not those that suite {stored.run.suite!r} has now "
+            f"(the suite, a pair or the device has changed); start a new run"
+        )
+    with _locked(folder):
+        wanted = {f"{p.name}#{process}": len(p.cells) for p in plan.pairings for process in range(p.processes)}
+        counts: dict[str, int] = {}
+        for trial in stored.trials:
+            counts[trial.pairing] = counts.get(trial.pairing, 0) + 1
+        done = frozenset(name for name, count in counts.items() if wanted.get(name) == count)
+        rewrite_trials(folder, [trial for trial in stored.trials if trial.pairing in done])
+        return _measure(stored.run, plan, folder, done, progress)
+
+
+def new_folder(options: RunOptions, suite: str) -> Path:
+    """Make the run's folder. Raises InputError where it exists with content, or cannot be written."""
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    folder = options.out or Path("runs") / f"{suite}-{stamp}-{secrets.token_hex(2)}"
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        hint = f"; --resume {folder} goes on with it" if (folder / RUN_FILE).exists() else ""
+        raise InputError(f"--out {folder}: exists and is not an empty folder; choose another{hint}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".probe"
+        probe.write_bytes(b"\0" * (1 << 20))
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"--out {folder}: cannot be written ({error.strerror}); choose a folder with space") from None
+    return folder
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Keep a second run out of the folder while this one writes to it."""
+    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"{folder}: another dlmbench run is writing here; wait for it or choose --out") from None
+        yield
+    finally:
+        os.close(descriptor)
+        (folder / ".lock").unlink(missing_ok=True)
+
+
+def _new_run(options: RunOptions, plan: Plan, command: Sequence[str], folder: Path) -> Run:
+    environment = capture_environment()
+    settings: dict[str, Any] = plan.suite.model_dump(mode="json", exclude={"grid", "name", "description"})
+    settings |= {"threads": plan.threads, "options": _plain(asdict(options)), "blockwise": sorted(plan.blockwise)}
+    return Run(
+        id=secrets.token_hex(8),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        suite=plan.suite.name if not options.suite.endswith(".toml") else options.suite,
+        suite_description=plan.suite.description,
+        command=tuple(command),
+        seed=plan.suite.seed,
+        device=plan.device,
+        device_name=str((environment.get("cpu") or {}).get("model") or plan.device),
+        processes=max(pairing.processes for pairing in plan.pairings),
+        settings=settings,
+        prompts={
+            "source": plan.prompts.name,
+            "sha256": plan.prompts.sha256,
+            "tokenizer": plan.prompts.tokenizer.name,
+            "tokenizer_sha256": plan.prompts.tokenizer.sha256,
+        },
+        pairs=pair_records(plan),
+        plan=tuple(pairing.cells for pairing in plan.pairings),
+        environment=environment,
+        warnings=plan.warnings,
+        dlmbench_version=__version__,
+    )
+
+
+def _plain(options: dict[str, Any]) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+
+
+def _measure(run: Run, plan: Plan, folder: Path, done: frozenset[str], progress: Progress) -> StoredRun:
+    """Sweep what is not done, then write measurements and the finished record; also when interrupted."""
+    job = Job(
+        suite=plan.suite,
+        pairings=plan.pairings,
+        pairs=plan.pairs,
+        weights=plan.weights,
+        device=plan.device,
+        threads=plan.threads,
+        prompts=plan.prompts_path,
+        tokenizer=plan.tokenizer_path,
+        folder=folder,
+        unfit=plan.unfit,
+        blockwise=plan.blockwise,
+        done=done,
+    )
+    begin = time.monotonic()
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    device_name, complete = "", False
+    try:
+        with progress:
+            device_name = sweep(job, progress)
+        complete = True
+    except KeyboardInterrupt:
+        raise InterruptedRunError(str(folder)) from None
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written ({error.strerror}); finished cells are kept, "
+            f"make room and go on with: dlmbench run --resume {folder}"
+        ) from None
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+        trials = read_run(folder).trials
+        if complete or trials:
+            finished = datetime.now(UTC).isoformat(timespec="seconds") if complete else None
+            spent = (run.duration_s or 0.0) + time.monotonic() - begin
+            run = replace_run(run, trials, finished, spent, device_name)
+            write_measurements(folder, measurements(trials))
+            write_run(folder, run)
+    return read_run(folder)
+
+
+def replace_run(run: Run, trials: Sequence[Trial], finished: str | None, spent: float, device_name: str) -> Run:
+    """The record at the end of a session: duration, best calibrations, the device's name, warnings about workers."""
+    peaks: dict[str, Calibration] = {}
+    for trial in trials:
+        for seen in (trial.calibration_before, trial.calibration_after):
+            if seen is not None:
+                best = peaks.get(seen.dtype, seen)
+                peaks[seen.dtype] = Calibration(
+                    matmul_flop_s=max(best.matmul_flop_s, seen.matmul_flop_s),
+                    read_b_s=max(best.read_b_s, seen.read_b_s),
+                    dtype=seen.dtype,
+                )
+    unsteady = [trial.key for trial in trials if trial.warmup is not None and not trial.warmup.steady]
+    warnings = list(run.warnings)
+    if unsteady:
+        warnings.append(f"{len(unsteady)} trials never settled during warm-up, {unsteady[0]} among them.")
+    name = device_name if run.device.startswith("cuda") and device_name else run.device_name
+    update = {
+        "finished": finished,
+        "duration_s": spent,
+        "peaks": tuple(peaks.values()),
+        "device_name": name,
+        "warnings": tuple(dict.fromkeys(warnings)),
+    }
+    return run.model_copy(update=update)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt

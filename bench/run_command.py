@@ -1,0 +1,160 @@
+"""`dlmbench run`, `--dry-run`, and the documents and files that follow a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..profiles.record import Calibration, Cell
+from ..profiles.store import StoredRun
+from .estimate import PAIRING_S, REPORT_S, START_S, available_b, latency_s, memory_b
+from .options import RunOptions
+from .plan import Plan, make_plan
+from .progress import Progress
+from .run import resume_run, start_run
+
+
+def run_command(
+    options: RunOptions,
+    resume: Path | None,
+    suite_given: bool,
+    command: Sequence[str],
+    console: Console,
+    *,
+    quiet: bool,
+) -> dict[str, Any]:
+    """Measure, write the report, show the tables and the paths; returns the run as a JSON document."""
+    progress = Progress(console, quiet=quiet)
+    if resume is not None:
+        stored = resume_run(resume, options, suite_given, progress)
+    else:
+        stored = start_run(options, make_plan(options), command, progress)
+    files = write_report(stored)
+    from ..reports.terminal import show_run
+
+    show_run(stored, console)
+    for path in files:
+        if path.suffix in (".html", ".md"):
+            console.print(Text(str(path)), soft_wrap=True)
+    return run_document(stored, files)
+
+
+def run_document(stored: StoredRun, files: Sequence[Path] = ()) -> dict[str, Any]:
+    """A run as one JSON document: its record, its measurements, its files."""
+    return {
+        "folder": str(stored.path),
+        "run": stored.run.model_dump(mode="json"),
+        "measurements": [m.model_dump(mode="json") for m in stored.measurements],
+        "ok_cells": sum(m.status == "ok" for m in stored.measurements),
+        "files": [str(path) for path in files],
+    }
+
+
+def write_report(stored: StoredRun) -> list[Path]:
+    """The report that every run ends with: figures, HTML, Markdown."""
+    from ..reports.figures import write_figures
+    from ..reports.html import write_html
+    from ..reports.markdown import write_summary
+
+    figures = write_figures(stored, stored.path / "figures")
+    page, summary = stored.path / "report.html", stored.path / "summary.md"
+    write_html(stored, figures, page)
+    write_summary(stored, summary)
+    return [*sorted((stored.path / "figures").glob("*.png")), page, summary]
+
+
+def export_report(stored: StoredRun) -> list[Path]:
+    """The tables for other programs: CSV, Parquet, pytest-benchmark JSON."""
+    from ..reports.exports import write_csv, write_parquet, write_pytest_benchmark_json
+
+    folder = stored.path
+    paths = [folder / name for name in ("metrics.csv", "samples.csv", "metrics.parquet", "samples.parquet")]
+    write_csv(stored, paths[0], "metrics")
+    write_csv(stored, paths[1], "samples")
+    write_parquet(stored, paths[2], "metrics")
+    write_parquet(stored, paths[3], "samples")
+    benchmark = folder / "pytest-benchmark.json"
+    write_pytest_benchmark_json(stored, benchmark)
+    return [*paths, benchmark]
+
+
+def dry_run_command(options: RunOptions, console: Console) -> dict[str, Any]:
+    """Show what a run would measure, how long it might take, what it needs and what does not fit. Writes nothing."""
+    plan = make_plan(options)
+    peaks = _peaks(plan)
+    have = available_b(plan.device)
+    cells = []
+    total = START_S * max(p.processes for p in plan.pairings) * len(plan.pairs) + REPORT_S
+    for pairing in plan.pairings:
+        per_process = PAIRING_S
+        for cell in pairing.cells:
+            pair = plan.pairs[cell.pair]
+            latency = latency_s(cell, pair, peaks[cell.dtype])
+            # Three warm-up generations at least, the smallest number of samples at least, else the budget.
+            sampled = 0.0 if cell.key in plan.unfit else max(pairing.budget_s, plan.suite.min_samples * latency)
+            per_process += sampled + 3 * latency * (cell.key not in plan.unfit)
+            entry = {
+                "key": cell.key,
+                "processes": pairing.processes,
+                "latency_estimate_s": latency,
+                "memory_estimate_b": memory_b(cell, pair, plan.device),
+                "fits": cell.key not in plan.unfit,
+                "why": plan.unfit.get(cell.key),
+            }
+            cells.append(entry)
+        total += pairing.processes * per_process
+    document = {
+        "suite": plan.suite.name,
+        "device": plan.device,
+        "threads": plan.threads,
+        "cells": cells,
+        "memory_available_b": have,
+        "duration_estimate_s": total,
+        "alternates_in_blocks": sorted(plan.blockwise),
+    }
+    _show_dry_run(plan, document, console)
+    return document
+
+
+def _show_dry_run(plan: Plan, document: dict[str, Any], console: Console) -> None:
+    table = Table(box=None, pad_edge=False, padding=(0, 1))
+    table.add_column("cell", overflow="fold")
+    for header in ("processes", "one generation, about", "memory, about"):
+        table.add_column(header, justify="right")
+    for cell in document["cells"]:
+        memory = f"{cell['memory_estimate_b'] / 1e9:.2f} GB"
+        table.add_row(
+            Text(cell["key"]),
+            str(cell["processes"]),
+            f"{cell['latency_estimate_s']:.3g} s",
+            memory if cell["fits"] else Text(f"{memory}: does not fit", style="yellow"),
+        )
+    console.print(table)
+    have = document["memory_available_b"]
+    free = "unknown" if have is None else f"{have / 1e9:.2f} GB"
+    console.print(
+        f"{len(document['cells'])} cells, {plan.trials} trials on {plan.device} with {plan.threads} threads; "
+        f"about {document['duration_estimate_s']:.0f} s (within a factor of two); memory free {free}."
+    )
+    for key, why in plan.unfit.items():
+        console.print(Text(f"{key} {why}", style="yellow"), soft_wrap=True)
+    for name in document["alternates_in_blocks"]:
+        console.print(Text(f"{name}: both sides do not fit together; they would alternate in blocks"), soft_wrap=True)
+
+
+def _peaks(plan: Plan) -> dict[str, Calibration]:
+    """A quick calibration in this process, one per dtype; the device is otherwise idle."""
+    import torch
+
+    from ..profiles.calibration import Calibrator
+    from ..profiles.clocks import clock_for
+
+    torch.set_num_threads(plan.threads)
+    cells: list[Cell] = [cell for pairing in plan.pairings for cell in pairing.cells]
+    clock = clock_for(plan.device)
+    return {dtype: Calibrator(plan.device, dtype, clock).measure() for dtype in {cell.dtype for cell in cells}}

@@ -1,0 +1,109 @@
+"""The statistics of a benchmark: intervals within a process, intervals over processes, steadiness, interpolation.
+
+Samples of one process are correlated, so within a process the interval of the median uses an effective sample size; it
+steers sampling and is never given a confidence level. What is printed with a level is an interval over processes.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+from ..profiles.record import Value
+
+LEVEL = 0.95
+MIN_PROCESSES = 5
+
+
+def effective_size(values: Sequence[float]) -> float:
+    """Effective number of independent samples, n (1 - r) / (1 + r) with r the lag-1 autocorrelation in [0, 0.95].
+
+    The formula is exact for a first-order autoregressive process (Bayley and Hammersley 1946).
+    """
+    series = np.asarray(values, dtype=float)
+    if series.size < 4:
+        return float(series.size)
+    centred = series - series.mean()
+    power = float(centred @ centred)
+    r = float(centred[1:] @ centred[:-1]) / power if power > 0 else 0.0
+    r = min(max(r, 0.0), 0.95)
+    return max(2.0, series.size * (1 - r) / (1 + r))
+
+
+def median_half_width(values: Sequence[float]) -> float | None:
+    """Relative half-width of the 95 % interval of the median of positive values of one process; None below three.
+
+    Normal theory on the logarithms: t x 1.2533 s / sqrt(n_eff), s by the median absolute deviation or, where over half
+    of the values coincide, the standard deviation. 1.2533 = sqrt(pi / 2) is the median's standard-error factor.
+    """
+    if len(values) < 3:
+        return None
+    logs = np.log(np.asarray(values, dtype=float))
+    spread = float(stats.median_abs_deviation(logs, scale="normal")) or float(logs.std(ddof=1))
+    size = effective_size(list(logs))
+    quantile = float(stats.t.ppf(0.5 + LEVEL / 2, max(size - 1, 1)))
+    return quantile * math.sqrt(math.pi / 2) * spread / math.sqrt(size)
+
+
+def windows_agree(values: Sequence[float], window: int, tolerance: float = 0.05) -> bool:
+    """Whether the medians of the last two windows differ by less than `tolerance` or than the noise inside them."""
+    if len(values) < 2 * window:
+        return False
+    before, after = np.asarray(values[-2 * window : -window]), np.asarray(values[-window:])
+    shift = abs(float(np.median(after)) / float(np.median(before)) - 1)
+    noise = max(float(part.max() / part.min()) - 1 for part in (before, after)) if window > 1 else 0.0
+    return shift < max(tolerance, min(noise, 0.5))
+
+
+def over_processes(values: Sequence[float], within: float | None = None) -> Value:
+    """One value a process -> the metric's value with its interval.
+
+    Positive values: geometric mean with a t interval on the logarithms; otherwise the mean with a t interval. With
+    fewer than five processes the interval is their range, or `within` (relative) for a single one: no level.
+    """
+    data = np.asarray(values, dtype=float)
+    if not data.size:
+        return Value(value=None, why="no process gave a value")
+    if data.size > 1 and (data == data[0]).all():
+        # Counters repeat exactly; logarithms would blur the last digit.
+        same, level = float(data[0]), LEVEL if data.size >= MIN_PROCESSES else None
+        return Value(value=same, low=same, high=same, n=data.size, level=level)
+    logs = bool((data > 0).all())
+    points = np.log(data) if logs else data
+    centre = float(points.mean())
+
+    def back(x: float) -> float:
+        return math.exp(x) if logs else x
+
+    if data.size >= MIN_PROCESSES:
+        half = float(stats.t.ppf(0.5 + LEVEL / 2, data.size - 1) * points.std(ddof=1) / math.sqrt(data.size))
+        return Value(value=back(centre), low=back(centre - half), high=back(centre + half), n=data.size, level=LEVEL)
+    if data.size > 1:
+        return Value(value=back(centre), low=float(data.min()), high=float(data.max()), n=data.size)
+    value = float(data[0])
+    if within is None:
+        return Value(value=value, n=1)
+    return Value(value=value, low=value * math.exp(-within), high=value * math.exp(within), n=1)
+
+
+def crossing(x: Sequence[float], y: Sequence[float], level: float) -> float | None:
+    """The x at which y, interpolated in log x and log y between points sorted by x, first crosses `level`.
+
+    None where it does not cross between the smallest and the largest x.
+    """
+    points = sorted(zip(x, y, strict=True))
+    target = math.log(level)
+    for (x0, y0), (x1, y1) in itertools.pairwise(points):
+        low, high = math.log(y0) - target, math.log(y1) - target
+        if low == 0:
+            return x0
+        if low * high < 0:
+            share = low / (low - high)
+            return math.exp(math.log(x0) + share * (math.log(x1) - math.log(x0)))
+    if points and math.log(points[-1][1]) == target:
+        return points[-1][0]
+    return None

@@ -1,0 +1,277 @@
+"""Suites: named sweeps in TOML, checked key by key, and expanded into pairings of cells.
+
+A suite holds the measuring loop's settings and one or more `[[grid]]` tables, each the product of its axes. Axes may be
+relative to L: `steps = ["L", "L/2", "16"]`, `block_lengths = ["L", "32"]`, `tokens_per_step = [1, 2, 4]`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+import tomllib
+from collections.abc import Iterator, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from .. import InputError
+from ..models.names import MASKED_DIFFUSION
+from ..models.pairs import Pair
+from ..models.plugins import side_of
+from ..models.schedule import steps_per_block
+from ..profiles.record import Cell, Decode, LengthPolicy
+
+_RELATIVE = re.compile(r"L(?:/([1-9][0-9]*))?|[1-9][0-9]*")
+
+Positive = Annotated[int, Field(ge=1)]
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Engine = Literal["auto", "eager", "compile", "cudagraph", "compile+cudagraph"]
+Kernel = Literal["auto", "flash", "efficient", "cudnn", "math"]
+
+
+def relative(expression: int | str, length: int) -> int:
+    """Evaluate an axis entry at L: "L" is L, "L/4" a quarter of it (exactly), "16" or 16 itself."""
+    text = str(expression)
+    match = _RELATIVE.fullmatch(text)
+    if match is None:
+        raise InputError(f"{text!r} is not an axis entry; expected a positive integer, L or L/n")
+    if not text.startswith("L"):
+        return int(text)
+    divisor = int(match[1] or 1)
+    if length % divisor:
+        raise InputError(f"{text!r} is not a whole number at L={length}; choose another divisor")
+    return length // divisor
+
+
+def _expression(value: int | str) -> int | str:
+    if isinstance(value, bool) or not _RELATIVE.fullmatch(str(value)):
+        raise ValueError("expected a positive integer, L or L/n")
+    return value
+
+
+Relative = Annotated[int | str, AfterValidator(_expression)]
+
+
+class Exclusion(BaseModel):
+    """Cells to leave out: those that match every field given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    length: int | None = None
+    steps: int | None = None
+    batch: int | None = None
+    prompt_length: int | None = None
+    block_length: int | None = None
+    side: Literal["ar", "diffusion"] | None = None
+    engine: str | None = None
+
+    @model_validator(mode="after")
+    def _not_everything(self) -> Exclusion:
+        if not self.model_dump(exclude_none=True):
+            raise ValueError("an empty exclusion matches every cell; give at least one field")
+        return self
+
+    def matches(self, cell: Cell) -> bool:
+        return all(getattr(cell, name) == value for name, value in self.model_dump(exclude_none=True).items())
+
+
+class Grid(BaseModel):
+    """The product of its axes. `processes` and `budget_s` override the suite's for these cells."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    pairs: tuple[str, ...] = Field(min_length=1)
+    lengths: tuple[Positive, ...] = Field(min_length=1)
+    steps: tuple[Relative, ...] = ()
+    tokens_per_step: tuple[Positive, ...] = ()
+    block_lengths: tuple[Relative, ...] = Field(default=("L",), min_length=1)
+    batches: tuple[Positive, ...] = Field(default=(1,), min_length=1)
+    prompt_lengths: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(32,), min_length=1)
+    dtypes: tuple[Dtype, ...] = Field(default=("auto",), min_length=1)
+    kv_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    engines: tuple[Engine, ...] = Field(default=("auto",), min_length=1)
+    attention: tuple[Kernel, ...] = Field(default=("auto",), min_length=1)
+    remasking: tuple[Literal["low_confidence", "random"], ...] = Field(default=("low_confidence",), min_length=1)
+    temperature: float = Field(default=0.0, ge=0, le=100)
+    top_k: int = Field(default=0, ge=0)
+    top_p: float = Field(default=1.0, gt=0, le=1)
+    length_policy: LengthPolicy = "fixed"
+    generators: tuple[str, ...] = ()
+    exclude: tuple[Exclusion, ...] = ()
+    processes: Positive | None = None
+    budget_s: float | None = Field(default=None, gt=0)
+
+    @field_validator("steps", "block_lengths", mode="before")
+    @classmethod
+    def _no_floats(cls, value: object) -> object:
+        if isinstance(value, list | tuple) and any(isinstance(entry, float) for entry in value):
+            raise ValueError("expected integers or strings such as 'L/4'")
+        return value
+
+    @model_validator(mode="after")
+    def _some_steps(self) -> Grid:
+        if not self.steps and not self.tokens_per_step:
+            raise ValueError("give steps or tokens_per_step: diffusion needs a number of denoising steps")
+        return self
+
+
+class Suite(BaseModel):
+    """A named sweep. `budget_s` is seconds of sampling per cell and process, warm-up apart.
+
+    `target_ci` is the relative half-width of the within-process interval of the median at which a cell is done;
+    `foreign_limit` the processor time beyond the free cores, in cores, above which a sample is discarded (null: never).
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    description: str = ""
+    processes: Positive = 5
+    budget_s: float = Field(default=5.0, gt=0)
+    target_ci: float = Field(default=0.02, gt=0, lt=1)
+    min_samples: int = Field(default=3, ge=1)
+    max_samples: int = Field(default=200, ge=1)
+    warmup_s: float = Field(default=10.0, gt=0)
+    hang_s: float = Field(default=900.0, gt=0)
+    foreign_limit: float | None = Field(default=0.25, gt=0)
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    grid: tuple[Grid, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _sample_bounds(self) -> Suite:
+        if self.max_samples < self.min_samples:
+            raise ValueError("max_samples must be at least min_samples")
+        return self
+
+
+class Pairing(BaseModel):
+    """Cells that share a shape, measured by live workers that alternate; `processes` fresh process sets of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    cells: tuple[Cell, ...]
+    processes: int
+    budget_s: float
+
+
+def suite_names() -> list[str]:
+    """Names of the suites that ship."""
+    folder = resources.files(__package__) / "suites"
+    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+
+
+def load_suite(reference: str) -> Suite:
+    """A shipped suite by name, or one from a `.toml` file. Raises InputError naming file, key and expectation."""
+    if reference.endswith(".toml"):
+        path = Path(reference)
+        try:
+            return _parse(path.stem, path.read_text(encoding="utf-8"), str(path))
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"suite file {path}: cannot be read ({error}); give a readable TOML file") from None
+    entry = resources.files(__package__) / "suites" / f"{reference}.toml"
+    if "/" in reference or "\\" in reference or not entry.is_file():
+        raise InputError(
+            f"suite {reference!r} is unknown; choose from {', '.join(suite_names())}, or give a .toml file"
+        )
+    return _parse(reference, entry.read_text(encoding="utf-8"), f"{reference}.toml")
+
+
+def _parse(name: str, text: str, place: str) -> Suite:
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"suite file {place}: not valid TOML ({error})") from None
+    if "name" in table:
+        raise InputError(f"suite file {place}: name: a suite is named by its file; remove the key")
+    return checked_suite({"name": name, **table}, place)
+
+
+def checked_suite(table: dict[str, Any], place: str) -> Suite:
+    """A suite from plain data; InputError names `place`, the key, what was found and what was expected."""
+    try:
+        return Suite.model_validate(table)
+    except ValidationError as error:
+        detail = error.errors()[0]
+        key = ".".join(str(part) for part in detail["loc"] if part not in ("int", "str")) or "suite"
+        found = "" if detail["type"] in ("missing", "value_error") else f"; found {detail['input']!r}"
+        message = detail["msg"].removeprefix("Value error, ")
+        raise InputError(f"suite {place}: {key}: {message}{found}") from None
+
+
+def expand(suite: Suite, pairs: dict[str, Pair], device: str) -> list[Pairing]:
+    """The pairings of a suite on `device`, in order. Raises InputError for a cell that its sampler cannot run."""
+    pairings: dict[str, Pairing] = {}
+    for number, grid in enumerate(suite.grid):
+        place = f"suite {suite.name}, grid {number}"
+        for reference, prompt, length, batch, dtype in itertools.product(
+            grid.pairs, grid.prompt_lengths, grid.lengths, grid.batches, grid.dtypes
+        ):
+            pair = pairs[reference]
+            try:
+                cells = [c for c in _cells(grid, pair, prompt, length, batch, dtype, device) if not _excluded(grid, c)]
+            except InputError as error:
+                raise InputError(f"{place}: {error}") from None
+            if not cells:
+                continue
+            name = f"{pair.name}/P={prompt},L={length},B={batch},{cells[0].dtype}"
+            if grid.length_policy != "fixed":
+                name += f",{grid.length_policy}"
+            known = pairings.get(name)
+            merged = tuple(dict.fromkeys((*(known.cells if known else ()), *cells)))
+            pairings[name] = Pairing(
+                name=name,
+                cells=tuple(sorted(merged, key=lambda cell: cell.side)),
+                processes=grid.processes or suite.processes,
+                budget_s=grid.budget_s or suite.budget_s,
+            )
+    if not pairings:
+        raise InputError(f"suite {suite.name}: no cell is left; every one is excluded")
+    return list(pairings.values())
+
+
+def _excluded(grid: Grid, cell: Cell) -> bool:
+    return any(exclusion.matches(cell) for exclusion in grid.exclude)
+
+
+def _cells(grid: Grid, pair: Pair, prompt: int, length: int, batch: int, dtype: str, device: str) -> Iterator[Cell]:
+    """The cells of one shape: AR on every engine and kernel, diffusion on every T, block, remasking too."""
+    cuda = device.startswith("cuda")
+    if dtype == "auto":
+        dtype = "bfloat16" if cuda else "float32"
+    limit = min(pair.ar.backbone.max_position_embeddings, pair.diffusion.backbone.max_position_embeddings)
+    if prompt + length > limit:
+        raise InputError(f"prompt {prompt} + length {length} exceeds the {limit} positions of pair {pair.name}")
+    automatic = ("eager", "cudagraph") if cuda else ("eager",)
+    engines = [e for entry in grid.engines for e in (automatic if entry == "auto" else (entry,))]
+    common: dict[str, Any] = {
+        "pair": pair.name, "length": length, "prompt_length": prompt, "batch": batch, "dtype": dtype,
+        "kv_dtype": grid.kv_dtype, "length_policy": grid.length_policy,
+    }  # fmt: skip
+    drawn = {"temperature": grid.temperature, "top_k": grid.top_k, "top_p": grid.top_p}
+    for generator in (pair.ar.generator, pair.diffusion.generator, *grid.generators):
+        side = side_of(generator)
+        own = generator in (pair.ar.generator, pair.diffusion.generator)
+        for engine, kernel in itertools.product(dict.fromkeys(engines if own else ("eager",)), grid.attention):
+            base = common | {"side": side, "generator": generator, "engine": engine, "attention": kernel}
+            if side == "ar":
+                yield Cell(**base, decode=Decode(**drawn))
+                continue
+            for block, remasking in itertools.product(_blocks(grid, length), grid.remasking):
+                for steps in _steps(grid, length):
+                    if generator == MASKED_DIFFUSION:
+                        steps_per_block(length, steps, block)
+                    decode = Decode(**drawn, remasking=remasking)
+                    yield Cell(**base, steps=steps, block_length=None if block == length else block, decode=decode)
+
+
+def _blocks(grid: Grid, length: int) -> Sequence[int]:
+    return tuple(dict.fromkeys(relative(entry, length) for entry in grid.block_lengths))
+
+
+def _steps(grid: Grid, length: int) -> Sequence[int]:
+    per_step = (relative(f"L/{tokens}", length) for tokens in grid.tokens_per_step)
+    entries = {*(relative(entry, length) for entry in grid.steps), *per_step}
+    return sorted(entries, reverse=True)

@@ -1,0 +1,196 @@
+"""The sweep: every pairing of a suite, in fresh processes, written down as each one ends.
+
+A kill at any moment loses at most the open pairing. Workers are kept from one pairing to the next as long as they have
+the right model loaded, and replaced in every process round: the process is the unit that intervals are made of.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from .. import InputError
+from ..models.pairs import Pair
+from ..profiles.record import Cell, Reason, Status, Trial, WorkerInfo
+from ..profiles.store import append_trials
+from .handle import WorkerFailedError, WorkerHandle
+from .pairing import Crew, PairingRun, Watcher
+from .suites import Pairing, Suite
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What a run measures and on what.
+
+    `unfit` maps the key of a cell that this device cannot hold to the reason; `blockwise` names the pairings whose
+    workers fit only one at a time; `done` those that an earlier session of this run finished.
+    """
+
+    suite: Suite
+    pairings: tuple[Pairing, ...]
+    pairs: dict[str, Pair]
+    weights: str
+    device: str
+    threads: int
+    prompts: str | None
+    tokenizer: str | None
+    folder: Path
+    unfit: dict[str, str] = field(default_factory=dict)
+    blockwise: frozenset[str] = frozenset()
+    done: frozenset[str] = frozenset()
+
+    @property
+    def rounds(self) -> list[tuple[int, Pairing]]:
+        """(process, pairing) in order: all pairings in process 0, then all in process 1, and so on."""
+        processes = max(pairing.processes for pairing in self.pairings)
+        return [(p, pairing) for p in range(processes) for pairing in self.pairings if p < pairing.processes]
+
+
+@dataclass(slots=True)
+class _Staff:
+    """Live workers by what they have loaded; at most one pair and process round at a time."""
+
+    job: Job
+    count: int = 0
+    loaded: tuple[str, str, str | None, int] | None = None
+    handles: dict[str, WorkerHandle] = field(default_factory=dict)
+    infos: dict[str, WorkerInfo] = field(default_factory=dict)
+    device_name: str = ""
+
+    def crew(self, pairing: Pairing, process: int) -> Crew:
+        """The workers that this pairing needs, reused where they fit, started side by side where not."""
+        cell = pairing.cells[0]
+        wanted = (cell.pair, cell.dtype, cell.kv_dtype, process)
+        names = list(dict.fromkeys(cell.generator for cell in pairing.cells))
+        if self.loaded != wanted or set(self.handles) != set(names):
+            self.end()
+            self.loaded = wanted
+            for name in names:
+                self._start(name)
+            for name in names:
+                self._ready(name)
+
+        def replace(name: str) -> None:
+            self.handles.pop(name).end()
+            self._start(name)
+            self._ready(name)
+
+        return Crew(workers=self.handles, infos=self.infos, replace=replace)
+
+    def _start(self, name: str) -> None:
+        job, loaded = self.job, self.loaded
+        assert loaded is not None
+        logs = job.folder / "logs"
+        logs.mkdir(exist_ok=True)
+        handle = WorkerHandle(logs / f"worker-{self.count:03d}.log", job.threads, job.device)
+        self.count += 1
+        self.handles[name] = handle
+        pair, dtype, kv_dtype, _ = loaded
+        sides = job.pairs[pair]
+        side = sides.diffusion if name == sides.diffusion.generator else sides.ar
+        handle.send(
+            "load",
+            generator=name,
+            config=side.backbone.model_dump(),
+            weights=job.weights,
+            seed=job.suite.seed,
+            dtype=dtype,
+            kv_dtype=kv_dtype,
+            device=job.device,
+            threads=job.threads,
+            prompts=job.prompts,
+            tokenizer=job.tokenizer,
+        )
+
+    def _ready(self, name: str) -> None:
+        reply = self.handles[name].receive(self.job.suite.hang_s)
+        self.infos[name] = WorkerInfo.model_validate(reply["info"])
+        self.device_name = reply["device_name"]
+
+    def end(self) -> None:
+        for handle in self.handles.values():
+            handle.end()
+        self.handles.clear()
+
+    def kill(self) -> None:
+        for handle in self.handles.values():
+            handle.kill()
+        self.handles.clear()
+        self.loaded = None
+
+
+class SweepWatcher(Watcher, Protocol):
+    """A watcher that is also told which pairing is under way."""
+
+    def pairing(self, name: str, process: int, number: int, total: int) -> None: ...
+
+
+def sweep(job: Job, watcher: SweepWatcher) -> str:
+    """Measure every pairing that is not done yet, appending its trials; returns the device's name as workers saw it.
+
+    Ends its workers whatever happens. Raises InputError where a worker refuses what it was asked to load.
+    """
+    staff = _Staff(job)
+    started = time.monotonic()
+    rounds = job.rounds
+    try:
+        for number, (process, pairing) in enumerate(rounds):
+            if f"{pairing.name}#{process}" in job.done:
+                continue
+            watcher.pairing(pairing.name, process, number, len(rounds))
+            fitting = pairing.model_copy(update={"cells": tuple(c for c in pairing.cells if c.key not in job.unfit)})
+            trials = {trial.key: trial for trial in _skipped(job, pairing, process)}
+            for part in _parts(fitting, process, blockwise=pairing.name in job.blockwise):
+                try:
+                    crew = staff.crew(part, process)
+                    measured = PairingRun(job.suite, part, process, crew, watcher, started).measure()
+                except WorkerFailedError as error:
+                    if error.code == "input":
+                        raise InputError(error.message) from None
+                    staff.kill()
+                    measured = [
+                        _trial(cell, pairing, process, "failed", error.code, error.message) for cell in part.cells
+                    ]
+                if len(part.cells) < len(fitting.cells):
+                    measured = [trial.model_copy(update={"alternation": "block"}) for trial in measured]
+                trials |= {trial.key: trial for trial in measured}
+            append_trials(job.folder, [trials[cell.key] for cell in pairing.cells])
+        staff.end()
+    except BaseException:
+        staff.kill()
+        raise
+    return staff.device_name
+
+
+def _parts(pairing: Pairing, process: int, *, blockwise: bool) -> list[Pairing]:
+    """The whole pairing, or, where its workers do not fit side by side, a part a generator in alternating order."""
+    if not pairing.cells or not blockwise:
+        return [pairing] if pairing.cells else []
+    names = list(dict.fromkeys(cell.generator for cell in pairing.cells))
+    parts = [
+        pairing.model_copy(update={"cells": tuple(c for c in pairing.cells if c.generator == name)}) for name in names
+    ]
+    return parts if process % 2 == 0 else parts[::-1]
+
+
+def _skipped(job: Job, pairing: Pairing, process: int) -> list[Trial]:
+    return [
+        _trial(cell, pairing, process, "skipped", "memory", job.unfit[cell.key])
+        for cell in pairing.cells
+        if cell.key in job.unfit
+    ]
+
+
+def _trial(cell: Cell, pairing: Pairing, process: int, status: Status, code: str, message: str) -> Trial:
+    """A trial without samples."""
+    return Trial(
+        cell=cell,
+        key=cell.key,
+        process=process,
+        pairing=f"{pairing.name}#{process}",
+        order=pairing.cells.index(cell),
+        status=status,
+        reason=Reason(code=code, message=message),
+    )

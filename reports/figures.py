@@ -1,0 +1,33 @@
+"""Every figure of a run, drawn once: a PNG each for people and papers, and themed SVG for the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..profiles.store import StoredRun
+from .fig_crossover import crossover_figure
+from .fig_sweeps import batch_figure, length_figure, steps_figure
+from .fig_time_split import time_split_figure
+from .fig_time_to_k import time_to_k_figure
+from .fig_timeline import timeline_figure
+from .fig_wall_clock import wall_clock_figure
+from .plotting import Figure, style
+from .study import Study
+
+DRAWN = (
+    timeline_figure,
+    wall_clock_figure,
+    steps_figure,
+    length_figure,
+    batch_figure,
+    crossover_figure,
+    time_to_k_figure,
+    time_split_figure,
+)
+
+
+def write_figures(stored: StoredRun, folder: Path) -> list[Figure]:
+    """Write `folder`/*.png and return every figure for the page; one that lacks its data comes back with a reason."""
+    study = Study(stored)
+    with style():
+        return [draw(study, folder) for draw in DRAWN]

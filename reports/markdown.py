@@ -1,0 +1,133 @@
+"""A run as `summary.md`, in GitHub-flavoured Markdown: for a job summary, an issue, or beside the data.
+
+Names and messages are escaped, so that a pair called `a|b` stays in its table cell and `<img …>` stays text.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from urllib.parse import quote
+
+from ..profiles.record import PairRecord
+from ..profiles.store import StoredRun, replace_file
+from .plain import plain
+from .rows import DEFINITIONS, headlines, pair_names, results, run_facts, unmeasured
+from .terminal import certificate_difference, certificate_value
+
+# What GitHub may read as markup inside a line: emphasis, code, links, HTML, entities, tables, math, headings and
+# references; ":" only where it would make a bare link.
+_SPECIAL = re.compile(r"[\\`*_{}\[\]<>|~$&#]|:(?=//)")
+# An interval stays readable in the source: two numbers in brackets are a link only with a target behind them.
+_INTERVAL = re.compile(r"\\\[([-\d.,]+, [-\d.,]+)\\\](?![(:\\])")
+
+
+def write_summary(stored: StoredRun, path: Path) -> None:
+    """Write the run as Markdown to `path`. Links to the run's files are relative to where `path` lies."""
+    lines = [f"# {escape(stored.run.suite)}: autoregressive against diffusion", ""]
+    for name in pair_names(stored):
+        lines += [
+            f"**Speed-up of diffusion over the fastest AR, pair {escape(name)}** (fewer steps T cost quality)",
+            "",
+        ]
+        lines += [
+            f"- {line.title}: {' · '.join(escape(part) for part in line.parts)}" for line in headlines(stored, name)
+        ]
+        lines += [""]
+    if not stored.measurements:
+        lines += [f"No results yet: {len(stored.trials)} trials are recorded and the run is not finished.", ""]
+    for name in pair_names(stored):
+        lines += [f"## Results: {escape(name)}", "", *_results(stored, name), ""]
+    lines += _section("## Cells without a valid result", _unmeasured(stored))
+    lines += _section("## Warnings", [f"- {escape(warning)}" for warning in stored.run.warnings])
+    for pair in stored.run.pairs:
+        lines += [*_certificate(pair), ""]
+    lines += _section("## How it was measured", _table(("what", "value"), [map(escape, f) for f in run_facts(stored)]))
+    lines += [*_code(shlex.join(stored.run.command)), "", f"{DEFINITIONS}.", ""]
+    lines += _section("## Files", _links(stored.path, path))
+    replace_file(path, "\n".join(lines).rstrip("\n") + "\n")
+
+
+def escape(text: str) -> str:
+    """`text` from a record as one line of Markdown that reads as that text and as nothing else."""
+    escaped = _SPECIAL.sub(lambda match: f"\\{match[0]}", plain(text))
+    return _INTERVAL.sub(r"[\1]", escaped)
+
+
+def _section(title: str, lines: Sequence[str]) -> list[str]:
+    return [title, "", *lines, ""] if lines else []
+
+
+def _results(stored: StoredRun, name: str) -> list[str]:
+    table = results(stored, name)
+    if not table.groups:
+        return ["No cell of this pair has a valid result."]
+    headers = ["cell", *(column.header for column in table.columns)]
+    rows: list[list[str]] = []
+    for group in table.groups:
+        rows.append([f"**{group.title}**", *("" for _ in table.columns)])
+        # "~" in front of an interval would open a strike-through: escaped like text from the record
+        rows += [[escape(row.label), *(escape(str(entry)) for entry in row.entries)] for row in group.rows]
+    return [*_table(headers, rows, numbers=True), "", *(f"- {escape(note)}" for note in table.notes)]
+
+
+def _unmeasured(stored: StoredRun) -> list[str]:
+    rows = [map(escape, (c.cell, c.status, c.code, c.message)) for c in unmeasured(stored)]
+    return _table(("cell", "status", "code", "message"), rows) if rows else []
+
+
+def _certificate(pair: PairRecord) -> list[str]:
+    """The certificate, collapsed. GitHub needs the blank line before the table to read it as one."""
+    rows = [
+        map(
+            escape,
+            (
+                row.quantity,
+                certificate_value(row.ar, row.unit),
+                certificate_value(row.diffusion, row.unit),
+                certificate_difference(row),
+                row.verdict,
+            ),
+        )
+        for row in pair.certificate
+    ]
+    body = _table(("quantity", "AR", "diffusion", "difference", "in words"), rows)
+    weights = escape(f"Weights: {pair.weights}. {pair.weights_note}")
+    summary = f"<summary>Match certificate of {_html(pair.name)}</summary>"
+    return ["<details>", summary, "", weights, "", *(body if rows else ["None was recorded."]), "", "</details>"]
+
+
+def _html(text: str) -> str:
+    """Text inside an HTML element that also stands in Markdown: every special character as an entity."""
+    return _SPECIAL.sub(lambda match: f"&#{ord(match[0])};", plain(text))
+
+
+def _table(headers: Sequence[str], rows: Iterable[Iterable[str]], numbers: bool = False) -> list[str]:
+    """A table of escaped cells; `numbers`: every column but the first is right-aligned."""
+    rule = ["---", *("---:" if numbers else "---" for _ in headers[1:])]
+    return [f"| {' | '.join(cells)} |" for cells in (headers, rule, *rows)]
+
+
+def _code(text: str) -> list[str]:
+    """A fenced block whose fence is longer than any run of backticks in `text`."""
+    text = plain(text)
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
+    return [f"{fence}text", text, fence]
+
+
+def _links(folder: Path, path: Path) -> list[str]:
+    """The regular files of the run's folder, without hidden ones and the summary itself."""
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(place) / name for name in sorted(names) if not name.startswith(".")]
+    links = []
+    for file in found:
+        if file.is_symlink() or not file.is_file() or file.resolve() == path.resolve():
+            continue
+        target = Path(os.path.relpath(file, path.parent)).as_posix()
+        links.append(f"- [{escape(file.relative_to(folder).as_posix())}]({quote(target)})")
+    return links

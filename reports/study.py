@@ -1,0 +1,181 @@
+"""A run as figures and sentences ask for it: what was measured at a shape, by the fastest variant of each side.
+
+A cell may be measured on several engines, dtypes or attention kernels. The headline compares each side's *fastest*, so
+for one (shape, side, T) `Study` keeps the measured cell with the lowest latency; the tables show all of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+
+from ..profiles.record import Measurement, Trial, Value
+from ..profiles.store import StoredRun
+from .format import format_number, interval_sentence
+from .plain import plain
+
+Shape = tuple[str, int, int, int]  # (pair, prompt length, length, batch), as Cell.shape
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One measured cell, as a figure plots it."""
+
+    measurement: Measurement
+
+    @property
+    def length(self) -> int:
+        return self.measurement.cell.length
+
+    @property
+    def batch(self) -> int:
+        return self.measurement.cell.batch
+
+    @property
+    def steps(self) -> int:
+        """T; 0 for AR."""
+        return self.measurement.cell.steps or 0
+
+    @property
+    def side(self) -> str:
+        return self.measurement.cell.side
+
+    def value(self, metric: str) -> Value | None:
+        """The metric if it was measured, None if it is absent or null."""
+        value = self.measurement.metrics.get(metric)
+        return None if value is None or value.value is None else value
+
+    def number(self, metric: str) -> float:
+        """The metric's value; nan where there is none (matplotlib leaves a gap)."""
+        value = self.value(metric)
+        return float("nan") if value is None or value.value is None else value.value
+
+
+class Study:
+    """A stored run, indexed by pair, shape and T."""
+
+    def __init__(self, stored: StoredRun) -> None:
+        self.stored = stored
+        self._best: dict[tuple[Shape, int], Point] = {}
+        for measurement in stored.measurements:
+            point = Point(measurement)
+            latency = point.value("latency_s")
+            if measurement.status != "ok" or latency is None:
+                continue
+            place = (measurement.cell.shape, point.steps)
+            best = self._best.get(place)
+            if best is None or point.number("latency_s") < best.number("latency_s"):
+                self._best[place] = point
+
+    @cached_property
+    def shapes(self) -> tuple[Shape, ...]:
+        """The shapes with at least one measured cell, by pair (in the run's order), prompt, L and batch."""
+        order = {pair.name: index for index, pair in enumerate(self.stored.run.pairs)}
+        shapes = {shape for shape, _ in self._best}
+        return tuple(sorted(shapes, key=lambda s: (order.get(s[0], len(order)), s)))
+
+    @cached_property
+    def pairs(self) -> tuple[str, ...]:
+        return tuple(pair for pair, _ in groupby(self.shapes, key=lambda shape: shape[0]))
+
+    def of_pair(self, pair: str) -> tuple[Shape, ...]:
+        """The pair's shapes at its shortest prompt: figures vary one thing at a time."""
+        shapes = [shape for shape in self.shapes if shape[0] == pair]
+        shortest = min(shape[1] for shape in shapes)
+        return tuple(shape for shape in shapes if shape[1] == shortest)
+
+    def ar(self, shape: Shape) -> Point | None:
+        return self._best.get((shape, 0))
+
+    def diffusion(self, shape: Shape) -> tuple[Point, ...]:
+        """The diffusion points at a shape, most steps first."""
+        found = [point for (at, steps), point in self._best.items() if at == shape and steps]
+        return tuple(sorted(found, key=lambda point: -point.steps))
+
+    def points(self, shape: Shape) -> tuple[Point, ...]:
+        """AR first, then diffusion from most steps to fewest."""
+        ar = self.ar(shape)
+        return ((ar,) if ar else ()) + self.diffusion(shape)
+
+    def trials(self, point: Point) -> tuple[Trial, ...]:
+        return tuple(t for t in self.stored.trials if t.key == point.measurement.key and t.status == "ok")
+
+    def named(self, pair: str, text: str) -> str:
+        """A panel's title: with the pair's name where the run has several."""
+        return text if len(self.pairs) == 1 else f"{shorten(plain(pair), 22)}: {text}"
+
+    def provenance(self, points: Iterable[Point], metric: str | None) -> str:
+        """What a caption owes its reader: device, dtype, engines, prompt, processes and samples, and the interval."""
+        chosen = list({point.measurement.key: point for point in points}.values())
+        cells = [point.measurement.cell for point in chosen]
+        trials = [trial for point in chosen for trial in self.trials(point)]
+        processes = sorted({len({t.process for t in trials if t.key == p.measurement.key}) for p in chosen} - {0})
+        samples = sorted({sum(len(t.counted()) for t in trials if t.key == p.measurement.key) for p in chosen} - {0})
+        parts = [
+            plain(self.stored.run.device_name),
+            _either({cell.dtype for cell in cells}),
+            f"engine {_either({cell.engine for cell in cells})}",
+            f"prompt {_either({str(cell.prompt_length) for cell in cells})} tokens",
+        ]
+        if processes:
+            parts.append(f"n = {_span(processes)} process{'' if processes == [1] else 'es'}")
+        if samples:
+            parts.append(f"{_span(samples)} samples a cell")
+        sentence = ", ".join(parts) + "."
+        if metric is None:
+            return sentence
+        return f"{sentence} {interval_sentence(v for p in chosen if (v := p.value(metric)))}"
+
+
+def steps_label(point: Point) -> str:
+    """`AR`, or `T = 8` with its share of L where that is simple: `T = 16 = L/4`."""
+    if not point.steps:
+        return "AR"
+    if point.steps == point.length:
+        return f"T = {point.steps} = L"
+    if point.length % point.steps == 0:
+        return f"T = {point.steps} = L/{point.length // point.steps}"
+    return f"T = {point.steps}"
+
+
+def depth(point: Point) -> float:
+    """Where a point lies on its side's ramp: few steps for the length are light, T = L is deep."""
+    if not point.steps:
+        return 0.5
+    share = min(point.steps / point.length, 1.0)
+    return float(max(0.0, 1.0 + math.log2(share) / 5.0))  # five halvings span the ramp
+
+
+def spread(values: Sequence[int], most: int) -> list[int]:
+    """At most `most` of the sorted values: the first, the last and evenly spaced ones between."""
+    ordered = sorted(set(values))
+    if len(ordered) <= most:
+        return ordered
+    return [ordered[round(i * (len(ordered) - 1) / (most - 1))] for i in range(most)] if most > 1 else ordered[:1]
+
+
+def seconds_tick(x: float) -> str:
+    """A tick on a time axis: no padding zeros."""
+    number, _, unit = format_number(x, "s").partition(" ")
+    return f"{float(number.replace(',', '')):g} {unit}" if x else "0"
+
+
+def rate_tick(x: float) -> str:
+    """A tick on a tok/s axis, the unit being in the axis label: 1000 -> "1 k"."""
+    number, _, unit = format_number(x, "tok/s").partition(" ")
+    return f"{float(number.replace(',', '')):g} {unit.removesuffix('tok/s').strip()}".strip()
+
+
+def shorten(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _either(texts: set[str]) -> str:
+    return " or ".join(sorted(plain(text) for text in texts))
+
+
+def _span(numbers: Sequence[int]) -> str:
+    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}–{numbers[-1]}"
