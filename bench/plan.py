@@ -19,6 +19,8 @@ from ..models.names import RANDOM, RANDOM_DISTRIBUTION
 from ..models.pairs import Pair, load_pair
 from ..models.prompts import PromptSource, default_prompts, load_prompts
 from ..models.tokenizer import Tokenizer, embedded_tokenizer, load_tokenizer
+from ..profiles.environment import capture_environment
+from ..profiles.finding import default_threads
 from ..profiles.host import usable_cpus
 from ..profiles.record import CertificateRow, PairRecord
 from .estimate import Fit, available_b, memory_b
@@ -130,9 +132,9 @@ def choose_weights(reference: str) -> tuple[str, BackboneConfig | None]:
 
 def choose_threads(wanted: int | None) -> int:
     """One fewer than the cores this process may use, so that the rest of the system does not preempt the sample."""
-    cores = len(usable_cpus() or ()) or os.cpu_count() or 1
     if wanted is None:
-        return max(1, cores - 1)
+        return default_threads(capture_environment()) or 1
+    cores = len(usable_cpus() or ()) or os.cpu_count() or 1
     if not 1 <= wanted <= cores:
         raise InputError(f"--threads {wanted}: this process may use {cores} cores; choose 1 to {cores}")
     return wanted

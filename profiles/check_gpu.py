@@ -25,9 +25,9 @@ def check_gpu(environment: Document, live: Document) -> Findings:
     """Everything about GPUs; on a machine without one, only whether torch was built for one."""
     gpus = records(look(environment, "gpu.gpus"))
     yield from _build(environment, gpus)
-    activities = {look(item, "index"): item for item in records(look(live, "gpus"))}
+    activities = {str(look(item, "index")): item for item in records(look(live, "gpus"))}
     for gpu in gpus:
-        index = look(gpu, "index")
+        index = str(look(gpu, "index"))
         yield from _settings(gpu, f"GPU {index}", index)
         if index in activities:
             yield from _use(activities[index], f"GPU {index}")
@@ -129,7 +129,7 @@ def _driver(environment: Document, built: str | None) -> Findings:
         yield Finding(code, "ok", subject, f"{driver}, CUDA {offered}")
 
 
-def _settings(gpu: Document, subject: str, index: object) -> Findings:
+def _settings(gpu: Document, subject: str, index: str) -> Findings:
     if look(gpu, "persistence") is False:
         yield Finding(
             "gpu.persistence",
@@ -211,7 +211,7 @@ def _use(activity: Document, subject: str) -> Findings:
 def _clocks(activity: Document, subject: str) -> Findings:
     reasons = look(activity, "clock_reasons")
     for reason in reasons if isinstance(reasons, list) else []:
-        if reason in _HELD:
+        if isinstance(reason, str) and reason in _HELD:
             severity, message, remedy = _HELD[reason]
             yield Finding(
                 f"gpu.clock.{reason}",

@@ -98,6 +98,6 @@ def _sentence(points: list[Point]) -> str:
     value = point.value(METRIC)
     steps = value.value if value and value.value is not None else float("nan")
     return (
-        f"At L = {point.length}, batch {point.batch}, diffusion beats AR only below about {steps:.0f} steps, that is, "
+        f"At L = {point.length}, batch {point.batch}, diffusion beats AR only below T = {steps:.3g} steps, that is, "
         f"if each step commits at least {point.length / steps:.1f} tokens."
     )

@@ -160,6 +160,8 @@ def _skipped(name: str, title: str, symbol: str, words: str, found: Sequence[int
 def _growth(panel: Panel, axis: str, quantity: str) -> str:
     """What the panel's lines say in numbers: `From L = 16 to 256, the latency changes: AR by 14.4×, …`."""
     whole = [line for line in panel.series if len(line.points) > 1]
+    if not whole:
+        return f"No line has two points: {quantity} at each {axis.removesuffix(' =')}, for each cell measured."
     start, end = min(line.points[0][0] for line in whole), max(line.points[-1][0] for line in whole)
     changes = [
         f"{'diffusion with ' if line.name != 'AR' else ''}{line.name} by {last / first:.3g}×"
@@ -193,8 +195,9 @@ def _against_ar(panels: Sequence[Panel]) -> str:
 def _figure(
     study: Study, folder: Path, names: tuple[str, str, str], panels: list[Panel], columns: int, sentence: str
 ) -> Figure:
-    """`names`: the figure's name, its title and the label of the x axis."""
+    """`names`: the figure's name, its title and the label of the x axis. A metric without values has no panel."""
     name, title, axis = names
+    panels = [panel for panel in panels if any(p.number(panel.metric) > 0 for p in _points(panel))]
     shown = panels[:MAX_PANELS]
     sheet = Sheet(len(shown), columns)
     for index, panel in enumerate(shown):

@@ -33,8 +33,8 @@ def time_to_k_figure(study: Study, folder: Path) -> Figure:
         TITLE,
         sentence=_sentence(curves[shapes[-1]]),
         caption=(
-            "Time until the first k positions are committed (median over rows); lower is sooner. The band is the interval. "
-            f"{study.provenance(points, f'time_to_k_s[{curves[shapes[0]][0][1][-1][0]}]')}"
+            "Time until the first k positions are committed (median over rows); lower is sooner. The band is the "
+            f"interval. {study.provenance(points, f'time_to_k_s[{curves[shapes[0]][0][1][-1][0]}]')}"
         ),
         svg=sheet.save(folder / f"{NAME}.png"),
         alt="; ".join(

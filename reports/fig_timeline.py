@@ -6,6 +6,7 @@ step that wrote it. A pale bar is a token that the algorithm could still change.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ def written(timeline: Timeline) -> tuple[Written, ...]:
 
 
 def timeline_figure(study: Study, folder: Path) -> Figure:
-    """AR beside diffusion at its most and fewest steps, on one time axis a pair, at the smallest L and batch."""
+    """AR beside diffusion at its most steps and near T = L/4, on one time axis, at each pair's smallest L and batch."""
     rows = list(_chosen(study))
     if not rows:
         return Figure(
@@ -151,7 +152,8 @@ def _chosen(study: Study) -> Iterator[tuple[Shape, list[tuple[Point, Timeline]],
             if not found:
                 continue
             diffusion = [entry for entry in found if entry[0].steps]
-            picked = [entry for entry in found if not entry[0].steps] + diffusion[:1] + diffusion[1:][-1:]
+            quarter = sorted(diffusion[1:], key=lambda entry: abs(math.log(4 * entry[0].steps / shape[2])))
+            picked = [entry for entry in found if not entry[0].steps] + diffusion[:1] + quarter[:1]
             yield shape, picked, max(t.latency_s for _, t in picked)
             break
 
@@ -162,16 +164,20 @@ def _timeline(study: Study, point: Point) -> Timeline | None:
 
 def _sentence(picked: list[tuple[Point, Timeline]], shape: Shape) -> str:
     ar = next((t for p, t in picked if not p.steps), None)
-    fewest = next(((p, t) for p, t in reversed(picked) if p.steps), None)
-    if ar and fewest:
-        point, timeline = fewest
+    diffusion = next(((p, t) for p, t in reversed(picked) if p.steps), None)
+    if ar and diffusion:
+        point, timeline = diffusion
         return (
-            f"To write {shape[2]} tokens, AR runs the network {len(ar.forwards)} times and adds one token at a time "
-            f"({format_number(ar.latency_s, 's')}); diffusion with {point.steps} steps runs it "
-            f"{len(timeline.forwards)} times and writes several tokens at once "
+            f"To write {shape[2]} tokens, AR runs the network {_times(len(ar.forwards))} and adds one token at a time "
+            f"({format_number(ar.latency_s, 's')}); diffusion with T = {point.steps} runs it "
+            f"{_times(len(timeline.forwards))} and can write several tokens at once "
             f"({format_number(timeline.latency_s, 's')})."
         )
     return f"How one generation of {shape[2]} tokens fills its positions over time."
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"
 
 
 def _batches(rows: list[tuple[Shape, list[tuple[Point, Timeline]], float]]) -> str:

@@ -94,8 +94,8 @@ def _sentence(study: Study, shape: Shape) -> str:
     most, fewest = diffusion[0], diffusion[-1]
     text = (
         f"{where}, AR needs {format_number(ar.number('latency_s'), 's')}; diffusion needs "
-        f"{format_number(most.number('latency_s'), 's')} with {most.steps} steps"
+        f"{format_number(most.number('latency_s'), 's')} with T = {most.steps}"
     )
     if fewest is most:
         return text + "."
-    return f"{text} and {format_number(fewest.number('latency_s'), 's')} with {fewest.steps}."
+    return f"{text} and {format_number(fewest.number('latency_s'), 's')} with T = {fewest.steps}."

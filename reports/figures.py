@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from ..profiles.store import StoredRun
@@ -30,4 +31,7 @@ def write_figures(stored: StoredRun, folder: Path) -> list[Figure]:
     """Write `folder`/*.png and return every figure for the page; one that lacks its data comes back with a reason."""
     study = Study(stored)
     with style():
-        return [draw(study, folder) for draw in DRAWN]
+        figures = [draw(study, folder) for draw in DRAWN]
+    if study.shapes:
+        return figures
+    return [replace(figure, skipped="No cell of this run has a valid result (yet).") for figure in figures]

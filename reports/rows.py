@@ -6,7 +6,7 @@ Text that comes from the record has passed through `plain`; markup is left to th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from ..profiles.record import Cell, Measurement, Side, Value
@@ -16,6 +16,7 @@ from .plain import plain
 
 OVERHEAD_BOUND = 0.5  # of the roofline; design, section 4
 DEFINITIONS = "Definitions, units and formulas: dlmbench list metrics"
+_BOTH: tuple[Side, Side] = ("ar", "diffusion")
 MARK, LOOSE = "†", "~"  # an overhead-bound cell; an interval without a confidence level
 
 
@@ -95,11 +96,12 @@ def results(stored: StoredRun, pair: str) -> Results:
     shapes = sorted({m.cell.shape for m in measured})
     levels = _levels(_value(m, name) for m in measured for name in _SHOWN)
     columns = _columns(_mixed(levels))
+    named = _named_sides(measured)
     groups = tuple(
         Group(
             shape_title(shape),
             tuple(
-                Row(_row_label(m), tuple(column.entry(m) for column in columns))
+                Row(_row_label(m, named), tuple(column.entry(m) for column in columns))
                 for m in sorted((m for m in measured if m.cell.shape == shape), key=_order)
             ),
         )
@@ -131,7 +133,7 @@ def unmeasured(stored: StoredRun) -> tuple[Unmeasured, ...]:
     """Every cell that failed, was invalid or was skipped, in the order of the record."""
     return tuple(
         Unmeasured(
-            f"{plain(m.cell.pair)}: {_row_label(m, mark=False)} ({shape_title(m.cell.shape)})",
+            f"{plain(m.cell.pair)}: {_row_label(m, _BOTH, mark=False)} ({shape_title(m.cell.shape)})",
             m.status,
             plain(m.reason.code) if m.reason else MISSING,
             plain(m.reason.message) if m.reason else "no reason recorded",
@@ -177,11 +179,21 @@ def _order(m: Measurement) -> tuple[int, int, str]:
     return (_SIDE_ORDER.index(m.cell.side), m.cell.steps or 0, m.key)
 
 
-def _row_label(m: Measurement, mark: bool = True) -> str:
-    """The side, T and the axes that the group's title does not name; `†` on an overhead-bound cell."""
+def _named_sides(measured: Sequence[Measurement]) -> frozenset[Side]:
+    """The sides that more than one generator stands on: only there must a row name its generator."""
+    generators = {(m.cell.side, m.cell.generator) for m in measured}
+    sides = [side for side, _ in generators]
+    return frozenset(side for side in sides if sides.count(side) > 1)
+
+
+def _row_label(m: Measurement, named: Collection[Side], mark: bool = True) -> str:
+    """The side, T and the axes that the group's title does not name; `†` on an overhead-bound cell.
+
+    On the sides in `named` the generator is told where it is not the side's namesake.
+    """
     cell: Cell = m.cell
     name = SIDES[cell.side]
-    if cell.generator.lower() != cell.side:
+    if cell.side in named and cell.generator.lower() != cell.side:
         name += f" ({plain(cell.generator)})"
     steps = [f"T={cell.steps}"] if cell.steps is not None else []
     axes = [axis for axis in other_axes(cell) if not axis.startswith("P=")]

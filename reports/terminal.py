@@ -41,7 +41,7 @@ _LABEL_WIDTH = 16  # room kept for a row's label before columns are chosen: "dif
 
 
 def show_run(stored: StoredRun, console: Console) -> None:
-    """Print a run: what it was measured on, then headline, results and certificate of each pair, then what failed."""
+    """Print a run: what it was measured on, then headline, results and match of each pair, then what failed."""
     _facts(stored, console)
     if not stored.measurements:
         console.print(
@@ -61,11 +61,22 @@ def show_run(stored: StoredRun, console: Console) -> None:
         _headline(headlines(stored, name), console)
         _results(results(stored, name), console)
         if name in certificates:
-            console.print()
-            show_certificate(certificates[name], console)
+            console.print(Text(_match(certificates[name])))
     _unmeasured(stored, console)
     console.print()
     console.print(Text(DEFINITIONS, style="dim"))
+
+
+def _match(pair: PairRecord) -> str:
+    """The certificate in a sentence: how much is equal, and what differs by how much."""
+    rows = pair.certificate
+    equal = sum(row.verdict == "equal" for row in rows)
+    differing = [f"{row.quantity} ({row.verdict})" for row in rows if row.verdict != "equal"]
+    by_design = [row.quantity for row in rows if "by design" in row.verdict]
+    unmatched = [plain(text) for text in differing if "by design" not in text]
+    text = f"match: {equal} of {len(rows)} quantities equal; differs by design: {', '.join(map(plain, by_design))}"
+    more = f"; unmatched: {', '.join(unmatched)}" if unmatched else ""
+    return f"{text}{more}. All of it: dlmbench show RUN --certificate"
 
 
 def show_certificate(pair: PairRecord, console: Console) -> None:

@@ -85,10 +85,10 @@ def test_the_header_says_what_the_numbers_depend_on(study: StoredRun) -> None:
 
 def test_ar_comes_first_then_diffusion_by_rising_steps(study: StoredRun) -> None:
     text = shown(study, 200)
-    table = text[text.index("cell ") : text.index("match certificate")]
+    table = text[text.index("cell ") : text.index("match: ")]
     group = table[table.index("prompt 32, L 64, batch 1") : table.index("prompt 32, L 64, batch 8")]
     labels = [line.split("  ")[0].removesuffix(" †") for line in group.split("\n") if line[:1] in ("A", "d")]
-    assert labels == ["AR", "diffusion (mdlm) T=8", "diffusion (mdlm) T=16", "diffusion (mdlm) T=64"]
+    assert labels == ["AR", "diffusion T=8", "diffusion T=16", "diffusion T=64"]
 
 
 def test_cells_without_a_result_are_listed_with_code_and_message(study: StoredRun) -> None:
@@ -136,7 +136,7 @@ def test_shares_and_the_overhead_label_by_hand(study: StoredRun) -> None:
     text = shown(small(study, [(AR, metrics), (DIFFUSION, even)]), 200)
     rows = {line.split("  ")[0]: line for line in text.split("\n")}
     assert "12.5 %" in rows["AR †"]
-    assert "diffusion (mdlm) T=16" in rows
+    assert "diffusion T=16" in rows
     assert "overhead-bound" in text
 
 

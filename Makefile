@@ -1,0 +1,42 @@
+# Every target sets up what it needs in .venv on its first call and reuses it afterwards.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+OUT    ?= runs/gpu
+
+.PHONY: run test lint bench gpu clean
+
+run: $(VENV)/installed
+	$(BIN)/dlmbench run
+
+test: $(VENV)/installed-test
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy bench models profiles reports
+
+# Speed as ratios from interleaved runs; nothing here passes or fails by the clock.
+bench: $(VENV)/installed-test
+	$(BIN)/python -m pytest tests/bench/benchmarks --benchmark-only --benchmark-columns=median,iqr,rounds -s
+
+# On a machine with a GPU and its own torch: PYTHON must have it; nothing is fetched.
+gpu:
+	$(PYTHON) -m pip install --quiet --no-deps --no-build-isolation .
+	mkdir -p "$(OUT)"
+	$(PYTHON) -m pytest -m gpu -p no:cacheprovider | tee "$(OUT)/gpu-tests.txt"
+	$(PYTHON) -m dlmbench.bench.cli run gpu --device cuda --out "$(OUT)/run"
+	$(PYTHON) -m dlmbench.bench.cli report "$(OUT)/run" --archive "$(OUT)/run.tar.gz"
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
