@@ -41,7 +41,7 @@ from ..reports.plain import plain
 from .demo_view import Masking, Piece, Scene, Stage, Track, frame, show_masking, show_stage, show_steps, show_summary
 from .estimate import available_b
 
-SENTENCE = "Some writers set down one word after another; others fill in the whole page at once, step by step."
+SENTENCE = "Some writers set down one word after another; others fill in the whole page at once."
 LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
 
 _MAX_LENGTH = 1024  # positions that a terminal can still show
@@ -109,7 +109,7 @@ def forward_masking(tokenizer: Tokenizer, text: str, seed: int) -> Masking:
     except (TypeError, UnicodeEncodeError):  # half a surrogate pair, from bytes on the command line that are no UTF-8
         raise InputError("--text: found bytes that are not UTF-8; expected Unicode text; type it again") from None
     if len(ids) < 2:
-        raise InputError(f"--text: encodes to {len(ids)} tokens, expected at least 2; give a sentence")
+        raise InputError(f"--text: found {len(ids)} token(s), expected at least 2; give a sentence")
     random = torch.Generator().manual_seed(seed)
     uniforms = tuple(torch.rand(len(ids), dtype=torch.float64, generator=random).tolist())
     levels = tuple((t, tuple(u < t for u in uniforms)) for t in LEVELS)
@@ -124,7 +124,7 @@ def pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[Piece, ...]:
         end = begin + 1
         for tried in range(begin + 1, min(begin + 4, len(ids)) + 1):  # UTF-8 has at most four bytes a character
             whole = tokenizer.decode(list(ids[begin:tried]))
-            if whole and _BROKEN not in whole:
+            if _BROKEN not in whole:
                 texts[begin:tried] = [_FRAGMENT] * (tried - begin - 1) + [whole]
                 end = tried
                 break
@@ -181,6 +181,7 @@ def _stage(options: DemoOptions, pair: Pair, prompt: tuple[Piece, ...]) -> Stage
     networks = shapes[:1] if shapes[0] == shapes[1] else shapes
     return Stage(
         pair=plain(pair.name),
+        reference=plain(options.pair),
         random=options.weights == "random",
         weights=plain(options.weights),
         parameters=max(shape.total_parameters for shape in shapes),

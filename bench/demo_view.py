@@ -7,8 +7,8 @@ off. Whatever is drawn here is made of `Text`, never of markup, and of token tex
 
 from __future__ import annotations
 
+import shlex
 from bisect import bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -27,10 +27,12 @@ from ..reports.palette import DARK, RAMP_LEVELS
 
 WIDE = 100  # columns from which the two sides stand beside each other
 
-_SHADE, _UNWRITTEN = "░", "·"
+# Denser where the masks are the subject, lighter where they are what is still missing.
+_MASKED, _SHADE, _UNWRITTEN = "▒", "░", "·"
 _GAP = 2
 _BESIDE = 24  # least width of a sentence that has its label beside it
 _WIDEST_CELL, _NARROWEST_CELL = 12, 2
+_BORDERS = 4  # columns of a panel that are not content
 _CHROME = 5  # lines of a panel that are not canvas: borders, counters, clock, legend
 _SUPERSCRIPT = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -59,9 +61,13 @@ class Masking:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What both generations run on. `threads` is None where the CPU does not compute, `free_bytes` where unknown."""
+    """What both generations run on. `threads` is None where the CPU does not compute, `free_bytes` where unknown.
+
+    `pair` is the pair's name and `reference` what the user called it.
+    """
 
     pair: str
+    reference: str
     random: bool
     weights: str
     parameters: int
@@ -132,7 +138,7 @@ class Scene:
 
 def show_masking(masking: Masking, console: Console) -> None:
     """The sentence at each noise level; a masked token is as wide as its text, so that nothing moves."""
-    _say(console, Text("forward masking: each token is masked with probability t, and stays masked as t rises", "bold"))
+    _say(console, Text("forward masking: each token is masked with probability t; masks only grow with t", "bold"))
     count = len(masking.pieces)
     # A token keeps the colour of the level that masked it: the blocks show how the masks nest.
     first = [next((n for n, (_, hidden) in enumerate(masking.levels) if hidden[i]), 0) for i in range(count)]
@@ -140,14 +146,15 @@ def show_masking(masking: Masking, console: Console) -> None:
         sentence = Text()
         for i, (piece, hidden) in enumerate(zip(masking.pieces, masked, strict=True)):
             sentence.append(" " if piece.spaced and i else "")
-            level = round((first[i] - 1) / max(len(masking.levels) - 2, 1) * (RAMP_LEVELS - 1))
-            style = Style(color=DARK[f"diffusion-{level}"]) if hidden else Style.null()
-            sentence.append(_SHADE * cell_len(piece.text) if hidden else piece.text, style)
-        label = [
-            Text(f"t = {t:<4g}  expect {t:4.0%}".replace("%", " %"), "bold"),
-            Text(f"masked {sum(masked):>{len(str(count))}}/{count}, {sum(masked) / count:.1%}".replace("%", " %")),
-        ]
-        _beside(label, sentence, console, label_width=24)
+            shade = round((first[i] - 1) / max(len(masking.levels) - 2, 1) * (RAMP_LEVELS - 1))
+            style = Style(color=DARK[f"diffusion-{shade}"]) if hidden else Style.null()
+            sentence.append(_MASKED * cell_len(piece.text) if hidden else piece.text, style)
+        level = Text(f"t = {t:<4g}  expect {t:4.0%}".replace("%", " %"), "bold")
+        outcome = Text(f"masked {sum(masked):>{len(str(count))}}/{count} {sum(masked) / count:7.1%}".replace("%", " %"))
+        label, width = [level, outcome], max(level.cell_len, outcome.cell_len) + _GAP
+        if console.width >= (whole := level.cell_len + outcome.cell_len + 2 * _GAP) + sentence.cell_len:
+            label, width = [Text.assemble(level, " " * _GAP, outcome)], whole
+        _beside(label, sentence, console, label_width=width)
 
 
 def show_stage(stage: Stage, console: Console) -> None:
@@ -182,7 +189,7 @@ def show_steps(scene: Scene, console: Console) -> None:
         steps, whole = len(track.fixing), track.side == "diffusion"
         unit = "step" if whole else "token"
         _say(console, Text(f"{SIDES[track.side]}: {len(track.pieces)} tokens in {track.nfe} forwards"))
-        shown = range(1, steps + 1) if whole else sorted({*(2**n for n in range(steps.bit_length())), steps})
+        shown = range(1, steps + 1) if whole else sorted({*(2**n for n in range(steps.bit_length())), steps} - {0})
         told = 0
         for count in shown:
             fixed = {p for commit in track.fixing[:count] for p in commit.positions}
@@ -211,14 +218,18 @@ def show_summary(scene: Scene, console: Console) -> None:
         for track in scene.tracks
     ]
     draw(console, columns, rows)
+    if any(piece.text == f"#{piece.id}" for track in scene.tracks for piece in track.pieces):
+        _say(console, Text("#n is token n, which has no text to show in this tokenizer.", "dim"))
     of = {track.side: track.latency_s for track in scene.tracks}
     stage = scene.stage
     ratio = f"diffusion's throughput is {of['ar'] / of['diffusion']:.3g}× AR's at T = {stage.steps}"
-    quality = "and random weights say nothing of quality" if stage.random else "and speed is worthless without quality"
-    _say(console, Text(f"One generation a side after one warm-up: {ratio}, {quality}. To measure it:"))
-    weights = "" if stage.random else f" --weights {stage.weights}"
-    command = f"dlmbench run --pair {stage.pair}{weights} --lengths {stage.length} --steps {stage.steps}"
-    _say(console, Text(command, "bold"))
+    quality = (
+        "random weights say nothing of quality" if stage.random else "what that costs in quality is not shown here"
+    )
+    _say(console, Text(f"One generation a side after one warm-up: {ratio}; {quality}. To measure it:"))
+    source = f"--pair {shlex.quote(stage.reference)}" if stage.random else f"--weights {shlex.quote(stage.weights)}"
+    axes = f"--lengths {stage.length} --steps {stage.steps} --prompt-lengths {len(stage.prompt)}"
+    _say(console, Text(f"dlmbench run {source} {axes}", "bold"))
 
 
 def frame(scene: Scene, at_s: float, width: int, height: int | None = None, slowdown: float | None = None) -> Group:
@@ -231,7 +242,8 @@ def frame(scene: Scene, at_s: float, width: int, height: int | None = None, slow
     rows = None
     if height is not None:
         rows = max(1, height - _CHROME - 3 if wide else (height - 3) // 2 - _CHROME)
-    panels = [_panel(track, scene, at_s, each, rows) for track in scene.tracks]
+    cells = _cells(scene, max(each - _BORDERS, 1), rows)
+    panels = [_panel(track, scene, at_s, each, cells) for track in scene.tracks]
     parts: list[Panel | Table | Text] = [*panels]
     if wide:
         beside = Table.grid(padding=(0, _GAP, 0, 0), pad_edge=False)
@@ -243,15 +255,15 @@ def frame(scene: Scene, at_s: float, width: int, height: int | None = None, slow
     return Group(*parts)
 
 
-def _panel(track: Track, scene: Scene, at_s: float, width: int, rows: int | None) -> Panel:
-    inner = max(width - 4, 1)
+def _panel(track: Track, scene: Scene, at_s: float, width: int, cells: tuple[int, int]) -> Panel:
+    inner = max(width - _BORDERS, 1)
     done, steps = track.steps_by(at_s), len(track.fixing)
     unit = "step" if track.side == "diffusion" else "token"
     ended = at_s >= track.latency_s
     clock = _time(min(at_s, track.latency_s), scene.end_s)
     counter = Text(f"{unit} {done:>{len(str(steps))}}/{steps} · NFE {track.forwards_by(at_s)} · {clock}")
     counter.append(" ✓" if ended else "", Style(bold=True))
-    lines = [_canvas(track, done, inner, rows), counter, _clock_bar(track, scene.end_s, at_s, inner), _legend(track)]
+    lines = [_canvas(track, done, *cells), counter, _clock_bar(track, scene.end_s, at_s, inner), _legend(track)]
     for line in lines:
         line.no_wrap, line.overflow = True, "crop"
     stage = scene.stage
@@ -273,12 +285,11 @@ def _panel(track: Track, scene: Scene, at_s: float, width: int, rows: int | None
     )
 
 
-def _canvas(track: Track, done: int, inner: int, rows: int | None) -> Text:
+def _canvas(track: Track, done: int, cell: int, per_row: int) -> Text:
     """The positions in reading order, a cell each; what the latest step fixed is bold."""
     steps, numbered = len(track.fixing), track.side == "diffusion"
     step_of = {p: step for step, commit in enumerate(track.fixing[:done]) for p in commit.positions}
-    label = len(str(steps)) if numbered else 0
-    cell, per_row = _cells(track.pieces, label, inner, rows)
+    label = len(str(steps))
     empty = _SHADE * cell if numbered else _UNWRITTEN.ljust(cell)
     canvas = Text()
     for i, piece in enumerate(track.pieces):
@@ -293,13 +304,18 @@ def _canvas(track: Track, done: int, inner: int, rows: int | None) -> Text:
     return canvas
 
 
-def _cells(pieces: Sequence[Piece], label: int, inner: int, rows: int | None) -> tuple[int, int]:
-    """(columns of a cell, cells in a row): room for the longest text within reason, less where lines are scarce."""
-    longest = max((cell_len(piece.text) for piece in pieces), default=1) + label
+def _cells(scene: Scene, inner: int, rows: int | None) -> tuple[int, int]:
+    """(columns of a cell, cells in a row), the same on both sides, so that positions correspond.
+
+    Room for the longest text within reason, less where lines are scarce.
+    """
+    count, label = scene.stage.length, len(str(scene.stage.steps))
+    longest = max(cell_len(piece.text) for track in scene.tracks for piece in track.pieces) + label
     for wanted in range(min(max(longest, _NARROWEST_CELL), _WIDEST_CELL), _NARROWEST_CELL - 1, -1):
         per_row = max(1, (inner + 1) // (wanted + 1))
-        if rows is None or -(-len(pieces) // per_row) <= rows:
+        if rows is None or -(-count // per_row) <= rows:
             break
+    per_row = -(-count // -(-count // per_row))  # as many rows, all of them nearly full
     return max(1, min((inner + 1) // per_row - 1, _WIDEST_CELL)), per_row
 
 
@@ -343,19 +359,20 @@ def _beside(label: list[Text], body: Text, console: Console, label_width: int) -
     lines = body.wrap(console, max(console.width - label_width, 1), overflow="fold")
     for left, right in zip_longest(label, lines, fillvalue=Text()):
         pad = " " * (label_width - left.cell_len)
-        line = Text.assemble(left, pad, right)
-        line.rstrip()
-        _say(console, line)
+        _say(console, Text.assemble(left, pad, right))
 
 
 def _say(console: Console, text: Text) -> None:
-    text.overflow = "fold"
-    console.print(text)
+    for line in text.wrap(console, max(console.width, 1), overflow="fold"):
+        line.rstrip()
+        console.print(line)
 
 
 def _clipped(text: str, width: int) -> str:
-    """`text` in at most `width` columns, an ellipsis where something was cut."""
-    return text if cell_len(text) <= width else set_cell_size(text, max(width - 1, 0)).rstrip() + "…"
+    """`text` in at most `width` columns; an ellipsis where something was cut, if that leaves enough to read."""
+    if cell_len(text) <= width:
+        return text
+    return set_cell_size(text, width) if width < 4 else set_cell_size(text, width - 1).rstrip() + "…"
 
 
 def _time(seconds: float, end_s: float) -> str:

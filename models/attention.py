@@ -52,6 +52,20 @@ def attend(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False, m
     return scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
 
 
+def attend_one(query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:
+    """Attention of a single position, query [B, H, 1, D] on key and value [B, Hkv, kv, D], under `visible` [kv] bool.
+
+    Written out, for compiled graphs on a CPU: the compiler fuses it with the cache's update around it.
+    """
+    batch, heads, _, head_dim = query.shape
+    kv_heads = key.shape[1]
+    grouped = query.view(batch, kv_heads, heads // kv_heads, 1, head_dim).float() * head_dim**-0.5
+    scores = (grouped * key[:, :, None].float()).sum(dim=-1)
+    weights = scores.masked_fill(~visible, -torch.inf).softmax(dim=-1)
+    mixed = (weights[..., None] * value[:, :, None].float()).sum(dim=-2)
+    return mixed.to(query.dtype).view(batch, heads, 1, head_dim)
+
+
 def block_causal_mask(q_len: int, kv_len: int, block_length: int, device: torch.device) -> Tensor:
     """Boolean [q_len, kv_len]: query i, at position kv_len - q_len + i, sees its own block whole and all before it."""
     queries = torch.arange(kv_len - q_len, kv_len, device=device) // block_length

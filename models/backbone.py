@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .attention import attend, block_causal_mask, causal_mask
+from .attention import attend, attend_one, block_causal_mask, causal_mask
 from .cache import KVCache
 from .config import Attention, BackboneConfig
 from .costs import Cost, forward_cost
@@ -88,16 +88,17 @@ class _Cached:
 
 @dataclass(frozen=True, slots=True)
 class _Static:
-    """Write one token at a position held in a tensor, attend to the first `live` slots under a mask."""
+    """Write one token at a position held in a tensor, attend to the slots `visible` [live]."""
 
     cache: KVCache
     position: Tensor
-    live: int
-    mask: Tensor
+    visible: Tensor
 
     def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        keys, values = self.cache.place(layer, self.position, key, value, self.live)
-        return attend(query, keys, values, mask=self.mask)
+        keys, values = self.cache.place(layer, self.position, key, value, self.visible.shape[0])
+        if torch.compiler.is_compiling() and not query.is_cuda:
+            return attend_one(query, keys, values, self.visible)
+        return attend(query, keys, values, mask=self.visible[None, None, None])
 
 
 class Backbone(nn.Module):
@@ -165,7 +166,7 @@ class Backbone(nn.Module):
         Slots past the position are masked, so `live` may be any bound above it: one graph serves many positions.
         """
         visible = torch.arange(live, device=ids.device) <= position
-        attend_fn = _Static(cache, position, live, visible.view(1, 1, 1, live))
+        attend_fn = _Static(cache, position, visible)
         hidden = self._run(ids, self.cos.index_select(0, position), self.sin.index_select(0, position), attend_fn)
         return self.logits(hidden[:, 0])
 

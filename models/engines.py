@@ -1,8 +1,7 @@
 """How forwards run: `eager`, `compile` (inductor), `cudagraph` (captured and replayed), `compile+cudagraph`.
 
-An engine builds callables for one shape, ahead of the first request. Eager and compiled decode steps attend to exactly
-the live keys. A captured graph has fixed shapes, so its decode step masks a cache that is live up to the next multiple
-of 256: one graph a bucket.
+An engine builds callables for one shape, ahead of the first request. The eager decode step attends to exactly the live
+keys; compiled and captured ones have fixed shapes and mask the dead part of a bucket.
 """
 
 from __future__ import annotations
@@ -54,43 +53,57 @@ def denoiser(engine: str, network: Backbone, rows: int, length: int) -> Denoiser
 
 def decode_step(engine: str, network: Backbone, cache: KVCache, rows: int) -> DecodeStep:
     """A function that runs one new token per row at a position and gives its logits."""
-    ids = network.embedding.new_zeros((rows, 1), dtype=torch.int64)
-    if "cudagraph" in engine:
-        return _captured_step(engine, network, cache, ids)
+    if engine != "eager":
+        return _static_steps(engine, network, cache, rows)
 
     def run(ids: Tensor, position: int) -> Tensor:
         return network.logits(network.trunk(ids, mask="causal", cache=cache, start=position)[:, 0])
 
-    if engine == "compile":
-        run = _compiled(run, dynamic=True)
-        with torch.inference_mode():
-            for position in {cache.capacity - 1, cache.capacity // 2, 1}:
-                run(ids, position)
     return run
 
 
-def _captured_step(engine: str, network: Backbone, cache: KVCache, ids: Tensor) -> DecodeStep:
-    step: Callable[..., Tensor] = network.static_step
-    if engine.startswith("compile"):
-        step = _compiled(step, dynamic=False)
-    position = torch.zeros(1, dtype=torch.int64, device=ids.device)
-    graphs = []
-    # From the longest bucket down, so that later captures fit into the first one's memory pool.
-    for live in range(-(-cache.capacity // _BUCKET) * _BUCKET, 0, -_BUCKET):
-        slots = min(live, cache.capacity)
-        graphs.append(_Captured(lambda i, p, slots=slots: step(i, p, cache, slots), ids, position))
-    graphs.reverse()
+def _static_steps(engine: str, network: Backbone, cache: KVCache, rows: int) -> DecodeStep:
+    """A decode step whose shapes do not depend on the position: one compiled or captured function a bucket.
+
+    Buckets double from 256 live slots to the whole cache: at most half of the keys read are dead, and few graphs are
+    made. They are built from the longest down, so that later captures fit into the first one's memory pool.
+    """
+    ids = network.embedding.new_zeros((rows, 1), dtype=torch.int64)
+    bounds = [cache.capacity]
+    while bounds[-1] > _BUCKET:
+        bounds.append(max(_BUCKET, -(-bounds[-1] // 2)))
+    steps: list[tuple[int, Callable[[Tensor, Tensor], Tensor]]] = []
+    for live in bounds:
+        steps.append((live, _static_step(engine, network, cache, live, ids)))
+    steps.reverse()
 
     def run(ids: Tensor, position: int) -> Tensor:
-        return graphs[position // _BUCKET](ids, position)
+        step = next(step for live, step in steps if position < live)
+        return step(ids, positions[position])
 
+    positions = list(torch.arange(cache.capacity, device=ids.device).view(-1, 1))
+    return run
+
+
+def _static_step(
+    engine: str, network: Backbone, cache: KVCache, live: int, ids: Tensor
+) -> Callable[[Tensor, Tensor], Tensor]:
+    def step(ids: Tensor, position: Tensor) -> Tensor:
+        return network.static_step(ids, position, cache, live)
+
+    run: Callable[[Tensor, Tensor], Tensor] = _compiled(step) if engine.startswith("compile") else step
+    position = torch.zeros(1, dtype=torch.int64, device=ids.device)
+    if "cudagraph" in engine:
+        return _Captured(run, ids, position)
+    with torch.inference_mode():
+        run(ids, position)
     return run
 
 
 def _built(engine: str, run: Callable[[Tensor], Tensor], ids: Tensor) -> Callable[[Tensor], Tensor]:
     """`run` under `engine`, already run once on ids of the shape that it will be called with."""
     if engine.startswith("compile"):
-        run = _compiled(run, dynamic=False)
+        run = _compiled(run)
     if "cudagraph" in engine:
         return _Captured(run, ids)
     with torch.inference_mode():
@@ -98,8 +111,8 @@ def _built(engine: str, run: Callable[[Tensor], Tensor], ids: Tensor) -> Callabl
     return run
 
 
-def _compiled(function: Callable[..., Any], *, dynamic: bool) -> Callable[..., Any]:
-    return torch.compile(function, dynamic=dynamic, fullgraph=True)
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function, dynamic=False, fullgraph=True)
 
 
 class _Captured:
@@ -119,11 +132,8 @@ class _Captured:
             with torch.cuda.graph(self._graph):
                 self._output = function(*self._inputs)
 
-    def __call__(self, *inputs: Tensor | int) -> Tensor:
+    def __call__(self, *inputs: Tensor) -> Tensor:
         for static, given in zip(self._inputs, inputs, strict=True):
-            if isinstance(given, int):
-                static.fill_(given)
-            else:
-                static.copy_(given)
+            static.copy_(given)
         self._graph.replay()
         return self._output

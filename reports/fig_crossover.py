@@ -8,7 +8,7 @@ from .format import format_value
 from .palette import LIGHT, side_colour
 from .plain import plain
 from .plotting import Figure, Sheet, log_values, name_line_ends
-from .study import Point, Study
+from .study import Point, Study, left_out
 
 NAME, TITLE, METRIC = "crossover", "The crossover T*", "crossover_steps"
 MAX_PANELS = 6
@@ -19,7 +19,8 @@ def crossover_figure(study: Study, folder: Path) -> Figure:
     """One panel a pair: T*(L) for each batch, and the line T = L, one token a step."""
     found = {pair: _by_batch(study, pair) for pair in study.pairs}
     absent = _absent(study)
-    drawn = [pair for pair in study.pairs if found[pair]][:MAX_PANELS]
+    crossing = [pair for pair in study.pairs if found[pair]]
+    drawn = crossing[:MAX_PANELS]
     if not drawn:
         why = f" {absent}" if absent else " No AR cell carries this metric."
         return Figure(NAME, TITLE, skipped=f"No crossover lies inside the range of T that was measured.{why}")
@@ -30,11 +31,12 @@ def crossover_figure(study: Study, folder: Path) -> Figure:
     return Figure(
         NAME,
         TITLE,
-        sentence=_sentence(points),
+        sentence=_sentence(study, points),
         caption=(
             "T* is the number of steps at which diffusion takes exactly as long as the pair's fastest AR cell, "
             "interpolated between the T measured; below the line diffusion is faster, above it AR is. It says nothing "
-            f"about the quality that so few steps give. {absent} {study.provenance(points, METRIC)}"
+            f"about the quality that so few steps give. "
+            f"{absent} {left_out(len(drawn), len(crossing))}{study.provenance(points, METRIC)}"
         ).replace("  ", " "),
         svg=sheet.save(folder / f"{NAME}.png"),
         alt="; ".join(
@@ -75,7 +77,7 @@ def _draw(sheet: Sheet, index: int, study: Study, pair: str, lines: dict[int, li
     bottom = min([1.0, *(v for v in values if v is not None and v > 0)])
     log_values(axes, "x", lengths, "L (new tokens a row)")
     log_values(axes, "y", [bottom, *(2.0**i for i in range(1, 20) if 2.0**i < top), top], "")
-    axes.plot(lengths, lengths, color=LIGHT["muted"], linewidth=1.2, dashes=(4, 3))
+    axes.plot(lengths, lengths, color=LIGHT["muted"], linewidth=1.2, dashes=(4, 3), marker="_")
     ends = [(float(max(lengths)), float(max(lengths)), "T = L", LIGHT["muted"])]
     for rank, (batch, points) in enumerate(sorted(lines.items())):
         colour = side_colour("diffusion", rank / max(1, len(lines) - 1) if len(lines) > 1 else 0.5)
@@ -93,11 +95,12 @@ def _draw(sheet: Sheet, index: int, study: Study, pair: str, lines: dict[int, li
     name_line_ends(axes, ends)
 
 
-def _sentence(points: list[Point]) -> str:
+def _sentence(study: Study, points: list[Point]) -> str:
     point = max(points, key=lambda p: (p.length, -p.batch))
     value = point.value(METRIC)
     steps = value.value if value and value.value is not None else float("nan")
-    return (
+    return study.told(
+        point.measurement.cell.pair,
         f"At L = {point.length}, batch {point.batch}, diffusion beats AR only below T = {steps:.3g} steps, that is, "
-        f"if each step commits at least {point.length / steps:.1f} tokens."
+        f"if each step commits at least {point.length / steps:.1f} tokens.",
     )

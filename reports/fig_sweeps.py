@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from .format import format_value
 from .palette import LIGHT, side_colour
 from .plotting import Figure, Sheet, log_quantity, log_values, name_line_ends
-from .study import Point, Shape, Study, depth, rate_tick, seconds_tick, spread, steps_label
+from .study import Point, Shape, Study, depth, left_out, rate_tick, seconds_tick, spread, steps_label
 
 MAX_PANELS = 12
 METRICS_SHOWN = ("latency_s", "throughput_tok_s")
@@ -175,16 +175,20 @@ def _growth(panel: Panel, axis: str, quantity: str) -> str:
 
 
 def _against_ar(panels: Sequence[Panel]) -> str:
-    """AR against diffusion's ends at the longest L drawn, in numbers."""
-    panel = max((p for p in panels if p.metric == "latency_s"), key=lambda p: p.series[0].points[0][1].length)
+    """AR against diffusion's ends at the first pair's longest L, in numbers."""
+    firsts = [(panel, panel.series[0].points[0][1]) for panel in panels if panel.metric == "latency_s"]
+    pair = firsts[0][1].measurement.cell.pair
+    panel = max((f for f in firsts if f[1].measurement.cell.pair == pair), key=lambda f: f[1].length)[0]
     fewest, most = panel.series[0].points[0][1], panel.series[0].points[-1][1]
     if panel.band is None:
         return f"At L = {most.length}, diffusion's time for each number of steps T."
     ar = panel.band.number("latency_s")
     ends = []
     for point in (fewest, most):
-        ratio = point.number("latency_s") / ar
-        words = f"takes {ratio:.2f} times as long" if ratio > 1 else f"is {1 / ratio:.2f} times as fast"
+        speedup = point.number("speedup")  # from paired rounds: steadier than the ratio of two medians
+        if not speedup > 0:
+            speedup = ar / point.number("latency_s")
+        words = f"is {speedup:.2f} times as fast" if speedup > 1 else f"takes {1 / speedup:.2f} times as long"
         ends.append(f"with T = {point.steps} diffusion {words}")
     return (
         f"Against AR at L = {most.length}, {' and '.join(ends)}. AR has no T: it is the level line, and where "
@@ -203,7 +207,6 @@ def _figure(
     for index, panel in enumerate(shown):
         _draw(sheet.axes(index, _MARGINS), panel, axis)
     points = [p for panel in shown for p in _points(panel)]
-    left_out = "" if len(shown) == len(panels) else f" {len(panels) - len(shown)} more panels are left to the table."
     alt = "; ".join(
         f"{panel.title}: "
         + ", ".join(
@@ -214,10 +217,12 @@ def _figure(
         for panel in shown
     )
     caption = (
-        f"Vertical strokes are intervals. Latency: lower is faster; throughput counts emitted tokens only.{left_out} "
+        f"Vertical strokes are intervals. Latency: lower is faster; throughput counts emitted tokens only. "
+        f"{left_out(len(shown), len(panels))}"
         f"{study.provenance(points, 'latency_s')}"
     )
-    return Figure(name, title, sentence, caption, sheet.save(folder / f"{name}.png"), alt, columns)
+    pair = points[0].measurement.cell.pair
+    return Figure(name, title, study.told(pair, sentence), caption, sheet.save(folder / f"{name}.png"), alt, columns)
 
 
 def _points(panel: Panel) -> list[Point]:

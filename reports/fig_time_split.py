@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 from .format import format_number
 from .palette import LIGHT
 from .plotting import Figure, Sheet
-from .study import Point, Shape, Study, spread, steps_label
+from .study import Point, Shape, Study, left_out, spread, steps_label
 
 NAME, TITLE = "time_split", "Where the time goes"
 PARTS = ("prefill", "forward", "sampling", "idle")
@@ -23,7 +23,8 @@ _LABELLED = 0.09  # a narrower share has no room for its number
 def time_split_figure(study: Study, folder: Path) -> Figure:
     """Stacked bars for up to three lengths of each pair, at the smallest and the largest batch."""
     split = {shape: [(p, s) for p in study.points(shape) if (s := shares(study, p))] for shape in _shapes(study)}
-    shapes = [shape for shape, found in split.items() if found][:MAX_PANELS]
+    drawable = [shape for shape, found in split.items() if found]
+    shapes = drawable[:MAX_PANELS]
     if not shapes:
         return Figure(NAME, TITLE, skipped="No cell of this run recorded the parts of its latency.")
     columns = min(3, len(shapes))
@@ -41,7 +42,7 @@ def time_split_figure(study: Study, folder: Path) -> Figure:
         caption=(
             "Shares of one generation's latency on the device clock, mean over the samples: the prompt's prefill, "
             "all other forwards, choosing tokens (sampling), and waiting for the host (idle). The number at the right "
-            f"is the latency. {study.provenance(points, None)}"
+            f"is the latency. {left_out(len(shapes), len(drawable))}{study.provenance(points, None)}"
         ),
         svg=sheet.save(folder / f"{NAME}.png"),
         alt="; ".join(

@@ -9,7 +9,7 @@ from ..profiles.record import Value
 from .format import format_point, format_value
 from .palette import side_colour
 from .plotting import Figure, Sheet, log_quantity, log_values, name_line_ends
-from .study import Point, Shape, Study, depth, seconds_tick, spread
+from .study import Point, Shape, Study, depth, left_out, seconds_tick, spread
 
 NAME, TITLE = "time_to_k", "Time to the first k tokens"
 MAX_PANELS = 12
@@ -19,9 +19,9 @@ Curve = tuple[tuple[int, Value], ...]
 
 def time_to_k_figure(study: Study, folder: Path) -> Figure:
     """Panels for up to three lengths of each pair at its smallest batch."""
-    shapes = _shapes(study)[:MAX_PANELS]
-    curves = {shape: [(p, c) for p in study.points(shape) if len(c := curve(study, p)) > 1] for shape in shapes}
-    shapes = [shape for shape in shapes if curves[shape]]
+    curves = {s: [(p, c) for p in study.points(s) if len(c := curve(study, p)) > 1] for s in _shapes(study)}
+    drawable = [shape for shape, found in curves.items() if found]
+    shapes = drawable[:MAX_PANELS]
     if not shapes:
         return Figure(NAME, TITLE, skipped="No sample of this run recorded the time to its first k tokens.")
     sheet = Sheet(len(shapes), min(3, len(shapes)))
@@ -31,10 +31,11 @@ def time_to_k_figure(study: Study, folder: Path) -> Figure:
     return Figure(
         NAME,
         TITLE,
-        sentence=_sentence(curves[shapes[-1]]),
+        sentence=study.told(shapes[-1][0], _sentence(curves[shapes[-1]])),
         caption=(
             "Time until the first k positions are committed (median over rows); lower is sooner. The band is the "
-            f"interval. {study.provenance(points, f'time_to_k_s[{curves[shapes[0]][0][1][-1][0]}]')}"
+            f"interval. {left_out(len(shapes), len(drawable))}"
+            f"{study.provenance(points, f'time_to_k_s[{curves[shapes[0]][0][1][-1][0]}]')}"
         ),
         svg=sheet.save(folder / f"{NAME}.png"),
         alt="; ".join(

@@ -19,7 +19,7 @@ from ..profiles.record import Timeline
 from .format import format_number
 from .palette import LIGHT, side_colour
 from .plotting import PANEL_HEIGHT, Figure, Sheet
-from .study import Point, Shape, Study, seconds_tick, steps_label
+from .study import Point, Shape, Study, left_out, seconds_tick, steps_label
 
 NAME, TITLE = "timeline", "Inside one generation"
 MAX_PAIRS = 4
@@ -77,12 +77,13 @@ def timeline_figure(study: Study, folder: Path) -> Figure:
     return Figure(
         NAME,
         TITLE,
-        sentence=_sentence(rows[0][1], shape),
+        sentence=study.told(shape[0], _sentence(rows[0][1], shape)),
         caption=(
             "Each bar starts when a token is written at that position and has the colour of the step that wrote it "
             "(light: early, deep: late); a pale bar can still change. Beneath: one block a forward, grey for the "
             "prefill. The panels of a pair share one time axis. The sample drawn is the one nearest the median "
-            f"latency, row 0 of batch {_batches(rows)}. {study.provenance(points, None)}"
+            f"latency, row 0 of batch {_batches(rows)}. "
+            f"{left_out(len(rows), len(study.pairs), 'pair')}{study.provenance(points, None)}"
         ),
         svg=sheet.save(folder / f"{NAME}.png"),
         alt="; ".join(

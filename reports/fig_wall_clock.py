@@ -9,7 +9,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from .format import format_number, format_value
 from .palette import LIGHT, side_colour
 from .plotting import Figure, Sheet
-from .study import Shape, Study, depth, seconds_tick, steps_label
+from .study import Shape, Study, depth, left_out, seconds_tick, steps_label
 
 NAME, TITLE = "wall_clock", "Wall clock"
 MAX_PANELS = 8
@@ -18,7 +18,8 @@ _MARGINS = (88, 40, 130, 30)
 
 def wall_clock_figure(study: Study, folder: Path) -> Figure:
     """Bars of latency with intervals, a panel for each pair and batch at the pair's smallest L."""
-    shapes = _shapes(study)
+    found = _shapes(study)
+    shapes = found[:MAX_PANELS]
     if not shapes:
         return Figure(NAME, TITLE, skipped="No cell of this run has a measured latency.")
     height = 74 + 30 * max(len(study.points(shape)) for shape in shapes)
@@ -29,10 +30,11 @@ def wall_clock_figure(study: Study, folder: Path) -> Figure:
     return Figure(
         NAME,
         f"{TITLE} at L = {shapes[0][2]}",
-        sentence=_sentence(study, shapes[0]),
+        sentence=study.told(shapes[0][0], _sentence(study, shapes[0])),
         caption=(
             "End-to-end latency of one generation of the whole batch, from the request on the device to the last "
-            f"token on the host; shorter is faster. {study.provenance(points, 'latency_s')}"
+            f"token on the host; shorter is faster. {left_out(len(shapes), len(found))}"
+            f"{study.provenance(points, 'latency_s')}"
         ),
         svg=sheet.save(folder / f"{NAME}.png"),
         alt="; ".join(
@@ -49,7 +51,7 @@ def _shapes(study: Study) -> list[Shape]:
         of_pair = study.of_pair(pair)
         length = min(shape[2] for shape in of_pair)
         shapes += [shape for shape in of_pair if shape[2] == length]
-    return shapes[:MAX_PANELS]
+    return shapes
 
 
 def _draw(sheet: Sheet, index: int, study: Study, shape: Shape) -> None:

@@ -105,6 +105,13 @@ def level_words(level: float | None) -> str:
     return "within one process" if level is None else f"{_digits(level * 100, 1).removesuffix('.0')} % confidence"
 
 
+def interval_words(value: Value) -> str:
+    """What one interval means: "95 % confidence, n = 5", or "within one process", which claims no confidence."""
+    if value.low is None or value.high is None:
+        return "no interval recorded"
+    return level_words(None) if value.level is None else f"{level_words(value.level)}, n = {value.n}"
+
+
 def interval_sentence(values: Iterable[Value]) -> str:
     """One sentence on what the intervals of these values mean."""
     levels = {value.level for value in values if value.value is not None and value.low is not None}

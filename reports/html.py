@@ -21,7 +21,8 @@ from markupsafe import Markup
 from ..profiles.record import CertificateRow
 from ..profiles.store import StoredRun, replace_file
 from .format import format_number, shown_unit
-from .page import column_metrics, definitions, flat, headline, missing_reasons, notes, result_rows
+from .headline import headline
+from .page import column_metrics, definitions, flat, missing_reasons, notes, result_rows
 from .palette import DARK, LIGHT, palette_css
 from .plain import plain
 from .rows import pair_names, run_facts, unmeasured

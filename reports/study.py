@@ -105,7 +105,11 @@ class Study:
 
     def named(self, pair: str, text: str) -> str:
         """A panel's title: with the pair's name where the run has several."""
-        return text if len(self.pairs) == 1 else f"{shorten(plain(pair), 22)}: {text}"
+        return text if len(self.pairs) == 1 else f"{shorten(plain(pair), 14)}: {text}"
+
+    def told(self, pair: str, sentence: str) -> str:
+        """A figure's sentence: it speaks of one pair, and says of which where the run has several."""
+        return sentence if len(self.pairs) == 1 else f"Pair {shorten(plain(pair), 40)}: {sentence}"
 
     def provenance(self, points: Iterable[Point], metric: str | None) -> str:
         """What a caption owes its reader: device, dtype, engines, prompt, processes and samples, and the interval."""
@@ -167,6 +171,12 @@ def rate_tick(x: float) -> str:
     """A tick on a tok/s axis, the unit being in the axis label: 1000 -> "1 k"."""
     number, _, unit = format_number(x, "tok/s").partition(" ")
     return f"{float(number.replace(',', '')):g} {unit.removesuffix('tok/s').strip()}".strip()
+
+
+def left_out(shown: int, found: int, noun: str = "panel") -> str:
+    """What a caption says when a figure would be too large: nothing goes missing in silence."""
+    more = found - shown
+    return "" if more <= 0 else f"{more} more {noun}{' is' if more == 1 else 's are'} left to the table. "
 
 
 def shorten(text: str, most: int) -> str:

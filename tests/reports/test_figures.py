@@ -239,7 +239,26 @@ def test_two_hostile_pairs_stay_text(synthetic_run: Synthetic, tmp_path: Path) -
     assert "\x1b" not in figure.svg
     assert "\u202e" not in figure.svg
     text = "".join(ElementTree.fromstring(f"<page>{figure.svg}</page>").itertext())
-    assert text.count("<script>alert(1)</scr") == 3, "three panels of the first pair carry its shortened name"
+    assert text.count("<script>alert…: ") == 3, "three panels of the first pair carry its shortened name"
+
+
+def test_with_several_pairs_a_sentence_says_whose_it_is(synthetic_run: Synthetic, tmp_path: Path) -> None:
+    first, second = synthetic_run(tmp_path / "a", pair="big"), synthetic_run(tmp_path / "b")
+    both = replace(first, trials=first.trials + second.trials, measurements=first.measurements + second.measurements)
+    figures = {f.name: f for f in write_figures(both, tmp_path)}
+    assert figures["wall_clock"].sentence.startswith("Pair big: For 16 tokens at batch 1, AR needs ")
+    assert figures["over_steps"].sentence.startswith("Pair big: Against AR at L = 256, with T = 8 diffusion is ")
+
+
+def test_what_a_full_figure_leaves_out_is_said(synthetic_run: Synthetic, tmp_path: Path) -> None:
+    runs = [synthetic_run(tmp_path / name, pair=name) for name in "abcde"]
+    many = replace(
+        runs[0],
+        trials=tuple(t for run in runs for t in run.trials),
+        measurements=tuple(m for run in runs for m in run.measurements),
+    )
+    with style():
+        assert "1 more pair is left to the table." in timeline_figure(Study(many), tmp_path).caption
 
 
 def test_dollar_signs_are_not_mathematics(synthetic_run: Synthetic, tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from dlmbench.profiles.metrics import METRICS
 from dlmbench.profiles.record import Value
 from dlmbench.profiles.store import StoredRun
 from dlmbench.reports.format import format_interval, format_point
+from dlmbench.reports.headline import Track, faster_side, headline
 from dlmbench.reports.html import render, write_html
-from dlmbench.reports.page import COLUMNS, Track, definitions, faster_side, flat, headline, notes, result_rows
+from dlmbench.reports.page import COLUMNS, definitions, flat, notes, result_rows
 from dlmbench.reports.plotting import Figure
 from dlmbench.reports.study import Study
 
