@@ -62,7 +62,7 @@ def attend_one(query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Te
     grouped = query.view(batch, kv_heads, heads // kv_heads, 1, head_dim).float() * head_dim**-0.5
     scores = (grouped * key[:, :, None].float()).sum(dim=-1)
     weights = scores.masked_fill(~visible, -torch.inf).softmax(dim=-1)
-    mixed = (weights[..., None] * value[:, :, None].float()).sum(dim=-2)
+    mixed: Tensor = (weights[..., None] * value[:, :, None].float()).sum(dim=-2)
     return mixed.to(query.dtype).view(batch, heads, 1, head_dim)
 
 

@@ -42,6 +42,8 @@ class Autoregressive:
         prompt = max(shape.prompt_length, 1)
         capacity = prompt + shape.length
         self.network.rotary(capacity)
+        if shape.batch == 1 and self.engine == "eager":
+            self.network.favour_single_rows()
         cache = KVCache(self.network.config, shape.batch, capacity, self.kv_dtype, self.network.device)
         self._prefill = prefill(self.engine, self.network, cache, shape.batch, prompt)
         self._step = decode_step(self.engine, self.network, cache, shape.batch)

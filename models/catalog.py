@@ -13,9 +13,9 @@ from .checkpoints import load_backbone, resolve
 from .config import BackboneConfig
 from .engines import check_engine
 from .generator import Generator
-from .names import AR, HF_DYNAMIC, HF_STATIC, MASKED_DIFFUSION
 from .hf_generate import HFGenerate
 from .masked_diffusion import MaskedDiffusion
+from .names import AR, HF_DYNAMIC, HF_STATIC, MASKED_DIFFUSION
 from .plugins import load_factory
 from .weights import random_backbone
 

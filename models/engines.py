@@ -72,16 +72,14 @@ def _static_steps(engine: str, network: Backbone, cache: KVCache, rows: int) -> 
     bounds = [cache.capacity]
     while bounds[-1] > _BUCKET:
         bounds.append(max(_BUCKET, -(-bounds[-1] // 2)))
-    steps: list[tuple[int, Callable[[Tensor, Tensor], Tensor]]] = []
-    for live in bounds:
-        steps.append((live, _static_step(engine, network, cache, live, ids)))
+    steps = [(live, _static_step(engine, network, cache, live, ids)) for live in bounds]
     steps.reverse()
+    positions = list(torch.arange(cache.capacity, device=ids.device).view(-1, 1))
 
     def run(ids: Tensor, position: int) -> Tensor:
         step = next(step for live, step in steps if position < live)
         return step(ids, positions[position])
 
-    positions = list(torch.arange(cache.capacity, device=ids.device).view(-1, 1))
     return run
 
 
