@@ -49,15 +49,17 @@ class Layer(nn.Module):
         qkv = self.qkv(_rms_norm(x, self.input_norm, config.rms_norm_eps))
         qkv = qkv.view(batch, q_len, -1, config.head_dim)
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
-        query, key, value = qkv.split([heads, kv_heads, kv_heads], dim=2)
+        rotated, value = qkv.split([heads + kv_heads, kv_heads], dim=2)
         if config.qk_norm:
+            query, key = rotated.split([heads, kv_heads], dim=2)
             query = _rms_norm(query, self.q_norm, config.rms_norm_eps)
             key = _rms_norm(key, self.k_norm, config.rms_norm_eps)
-        query, key = _rotate(query, cos, sin), _rotate(key, cos, sin)
+            rotated = torch.cat((query, key), dim=2)
+        query, key = _rotate(rotated, cos, sin).split([heads, kv_heads], dim=2)
         attended = attend_fn(index, query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
         x = x + self.output(attended.transpose(1, 2).reshape(batch, q_len, config.query_size))
         gate, up = self.gate_up(_rms_norm(x, self.post_norm, config.rms_norm_eps)).chunk(2, dim=-1)
-        mixed: Tensor = self.down(F.silu(gate) * up)
+        mixed: Tensor = self.down(F.silu(gate).mul_(up))
         return x + mixed
 
 
@@ -205,7 +207,8 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """RoPE, half-split convention (as in Hugging Face checkpoints): x [B, q, H, D], cos and sin [q, D/2]."""
     first, second = x.chunk(2, dim=-1)
     cos, sin = cos[:, None], sin[:, None]
-    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+    turned = torch.addcmul(first * cos, second, sin, value=-1), torch.addcmul(second * cos, first, sin)
+    return torch.cat(turned, dim=-1)
 
 
 def _frequencies(config: BackboneConfig, device: torch.device) -> Tensor:

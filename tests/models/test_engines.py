@@ -1,5 +1,6 @@
 """Engines compute what the network computes, and are refused where they cannot run."""
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -34,7 +35,7 @@ def test_engines_that_run_anywhere() -> None:
 
 @pytest.mark.parametrize("engine", ["", "jit", "cudagraphs", "Eager"])
 def test_an_unknown_engine_lists_the_choices(engine: str) -> None:
-    with pytest.raises(InputError, match=rf"engine '{engine}' is unknown; choose from {', '.join(ENGINES)}".replace("+", r"\+")):
+    with pytest.raises(InputError, match=re.escape(f"engine {engine!r} is unknown; choose from {', '.join(ENGINES)}")):
         check_engine(engine, "cuda")
 
 
@@ -61,7 +62,9 @@ def test_eager_is_the_network(make_network: MakeNetwork, prompts: Callable[..., 
     check_against_whole_forwards("eager", make_network(), prompts(3, 9))
 
 
-def test_building_leaves_nothing_that_a_request_would_see(make_network: MakeNetwork, prompts: Callable[..., Tensor]) -> None:
+def test_building_leaves_nothing_that_a_request_would_see(
+    make_network: MakeNetwork, prompts: Callable[..., Tensor]
+) -> None:
     """`prepare` runs on zeros, which fill the cache with keys: none of them may be live."""
     network, ids = make_network(), prompts(3, 6)
     cache = KVCache(network.config, 3, 6, network.dtype, network.device)
@@ -75,11 +78,6 @@ def test_building_leaves_nothing_that_a_request_would_see(make_network: MakeNetw
 
 
 @pytest.mark.slow
-def test_compile_is_the_network(make_network: MakeNetwork, prompts: Callable[..., Tensor]) -> None:
-    check_against_whole_forwards("compile", make_network(), prompts(3, 9))
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Autoregressive, MaskedDiffusion])
 def test_compiled_tokens_are_the_eager_ones(
     kind: type[Autoregressive] | type[MaskedDiffusion],
@@ -87,7 +85,7 @@ def test_compiled_tokens_are_the_eager_ones(
     prompts: Callable[..., Tensor],
     run: Callable[..., tuple[Tensor, object]],
 ) -> None:
-    network = make_network()
+    network = make_network(num_hidden_layers=1)
     eager, compiled = kind(network), kind(network, engine="compile")
     for settings in (Settings(), Settings(temperature=1.0)):
         expected, _ = run(eager, prompts(), 6, settings)
@@ -107,8 +105,8 @@ def test_one_compiled_generator_serves_many_shapes(
     # Tracing is what counts here; generating code would take a minute.
     monkeypatch.setattr(torch, "compile", lambda function, **options: compile_(function, backend="eager", **options))
     request.addfinalizer(torch._dynamo.reset)
-    generator: Generator = kind(make_network(), engine="compile")
-    for prompt in range(2, 14):
+    generator: Generator = kind(make_network(num_hidden_layers=1), engine="compile")
+    for prompt in range(2, 12):
         generator.prepare(Shape(1, prompt, 4), Settings())
 
 

@@ -90,7 +90,9 @@ def test_llada_has_an_mlp_and_a_vocabulary_of_its_own() -> None:
 
 
 def test_a_file_of_ones_own(tmp_path: Path) -> None:
-    text = BACKBONE + '[ar]\ngenerator = "mine.py:make"\n[diffusion.backbone]\nintermediate_size = 16\nvocab_size = 30\n'
+    text = (
+        BACKBONE + '[ar]\ngenerator = "mine.py:make"\n[diffusion.backbone]\nintermediate_size = 16\nvocab_size = 30\n'
+    )
     pair = load_pair(write(tmp_path, text))
     assert pair.name == "mine"
     assert pair.ar.generator == "mine.py:make"

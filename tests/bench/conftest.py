@@ -1,0 +1,117 @@
+"""Fake workers and an in-process command line, shared by the tests of this room."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from dlmbench.profiles.store import StoredRun
+
+_spec = importlib.util.spec_from_file_location("bench_fake_workers", Path(__file__).with_name("fake_workers.py"))
+assert _spec is not None
+assert _spec.loader is not None
+_fakes = importlib.util.module_from_spec(_spec)
+sys.modules[_spec.name] = _fakes
+_spec.loader.exec_module(_fakes)
+
+SUITE = """
+processes = 2
+budget_s = 0.05
+max_samples = 4
+
+[[grid]]
+pairs = ["small"]
+lengths = [8, 16]
+steps = ["L/2", "L/4"]
+"""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left: exit code, standard output, standard error."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def complaint(self) -> str:
+        """The one line of a refused command; fails where there is anything else."""
+        assert self.code == 2, (self.code, self.err)
+        assert self.out == ""
+        assert self.err.startswith("dlmbench: ")
+        assert self.err.count("\n") == 1, self.err
+        assert self.err[:-1].isprintable(), self.err
+        return self.err[:-1]
+
+
+@pytest.fixture(scope="session")
+def fakes() -> ModuleType:
+    """The module `fake_workers`."""
+    return _fakes
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """`command("run", "--lengths", "8")` runs `dlmbench` in this process."""
+    from dlmbench.bench import cli
+
+    def call(*arguments: object) -> Outcome:
+        monkeypatch.setattr(sys, "argv", ["dlmbench", *map(str, arguments)])
+        capsys.readouterr()
+        code: object = 0
+        try:
+            cli.main()
+        except SystemExit as error:
+            code = error.code or 0
+        assert isinstance(code, int)
+        return Outcome(code, *capsys.readouterr())
+
+    return call
+
+
+@pytest.fixture
+def handles(monkeypatch: pytest.MonkeyPatch) -> Iterator[type]:
+    """Sweeps in this test start fake workers: the class `Handle`, whose `started` and `plan` are fresh."""
+    from dlmbench.bench import sweep
+
+    monkeypatch.setattr(_fakes.Handle, "started", [])
+    monkeypatch.setattr(_fakes.Handle, "plan", staticmethod(lambda _: None))
+    monkeypatch.setattr(sweep, "WorkerHandle", _fakes.Handle)
+    yield _fakes.Handle
+
+
+@pytest.fixture
+def suite_file(tmp_path: Path) -> Path:
+    """Two shapes of `small`, three cells each, two processes."""
+    path = tmp_path / "tiny.toml"
+    path.write_text(SUITE)
+    return path
+
+
+@pytest.fixture
+def measure(handles: type, suite_file: Path) -> Callable[[Path], StoredRun]:
+    """`measure(folder)` makes a run of the suite file with fake workers: no report."""
+    from rich.console import Console
+
+    from dlmbench.bench.options import RunOptions
+    from dlmbench.bench.plan import make_plan
+    from dlmbench.bench.progress import Progress
+    from dlmbench.bench.run import start_run
+
+    def make(folder: Path) -> StoredRun:
+        options = RunOptions(suite=str(suite_file), device="cpu", threads=1, out=folder)
+        with open(os.devnull, "w") as nowhere:
+            progress = Progress(Console(file=nowhere), quiet=True)
+            return start_run(options, make_plan(options), ("dlmbench", "run"), progress)
+
+    return make

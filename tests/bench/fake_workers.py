@@ -1,0 +1,194 @@
+"""Workers that answer at once and measure nothing: what pairings, sweeps and runs are tested with.
+
+`Worker` answers requests as `bench.worker` does, from a script of latencies and failures; `Handle` has the face of
+`bench.handle.WorkerHandle`. Run as a program, this file is `dlmbench` with such workers and without the report, for
+tests that kill it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from dlmbench.bench.handle import WorkerFailedError
+from dlmbench.profiles.record import Calibration, Cell, Sample, Trial, WorkerInfo
+
+PEAK = Calibration(matmul_flop_s=1e12, read_b_s=1e11, dtype="float32")
+
+
+def cell(generator: str = "ar", steps: int | None = None, **fields: Any) -> Cell:
+    """A cell of pair `small` at L = 8; diffusion where `steps` are given."""
+    side = "ar" if steps is None else "diffusion"
+    return Cell(**{"pair": "small", "side": side, "generator": generator, "length": 8, "steps": steps, **fields})
+
+
+def sample(of: Cell, latency_s: float = 0.01, round_index: int = 0, **fields: Any) -> Sample:
+    """A sample whose parts are a tenth prefill, half forward, a fifth each sampling and idle."""
+    tokens = of.batch * of.length
+    nfe = of.steps or of.length
+    values: dict[str, Any] = {
+        "order": round_index,
+        "round": round_index,
+        "prompt": round_index,
+        "seed": round_index,
+        "started_s": float(round_index),
+        "latency_s": latency_s,
+        "prefill_s": 0.1 * latency_s,
+        "forward_s": 0.5 * latency_s,
+        "sampling_s": 0.2 * latency_s,
+        "idle_s": 0.2 * latency_s,
+        "output_tokens": tokens,
+        "canvas_tokens": tokens,
+        "nfe": nfe,
+        "forward_tokens": nfe * of.batch,
+        "ttft_s": 0.3 * latency_s,
+        "ttfb_s": 0.3 * latency_s,
+        "itl_s": latency_s / of.length if of.side == "ar" else None,
+        "time_to_k_s": {"1": 0.3 * latency_s, str(of.length): latency_s},
+        "rows_tokens": (of.length,) * of.batch,
+        "observer_events": 3 * nfe,
+    }
+    return Sample(**(values | fields))
+
+
+def trial(of: Cell, latencies: Iterable[float] = (), process: int = 0, **fields: Any) -> Trial:
+    """A trial with one sample a latency, in rounds 0, 1, 2, …"""
+    values: dict[str, Any] = {
+        "cell": of,
+        "key": of.key,
+        "process": process,
+        "pairing": f"shape#{process}",
+        "order": 0,
+        "status": "ok",
+        "samples": tuple(sample(of, latency, number) for number, latency in enumerate(latencies)),
+        "calibration_before": PEAK,
+        "calibration_after": PEAK,
+        "prepare_s": 0.5,
+    }
+    return Trial(**(values | fields))
+
+
+def info(pid: int = 1) -> WorkerInfo:
+    return WorkerInfo(
+        pid=pid, package_path="p", package_version="0", commit=None, python="3", torch="2", device="cpu", threads=1
+    )
+
+
+def died(code: str = "killed") -> WorkerFailedError:
+    return WorkerFailedError(code, "the worker was killed (signal 9)", fatal=True)
+
+
+def refused(code: str = "crash", message: str = "RuntimeError: no") -> WorkerFailedError:
+    return WorkerFailedError(code, message, fatal=False)
+
+
+@dataclass
+class Worker:
+    """Answers for one generator.
+
+    `latency(cell, round)` and `foreign(cell, round)` make the samples; `failures[operation, cell key]` (key "" where
+    there is none) lists errors raised by the next requests, None for a request that succeeds. A fatal one ends it.
+    """
+
+    latency: Callable[[Cell, int], float] = lambda _, number: 0.01 * (1 + 0.3 * (number % 2))
+    foreign: Callable[[Cell, int], float | None] = lambda *_: None
+    failures: dict[tuple[str, str], list[WorkerFailedError | None]] = field(default_factory=dict)
+    asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    dead: bool = False
+    _cells: dict[str, Cell] = field(default_factory=dict)
+
+    def ask(self, operation: str, timeout_s: float, **fields: Any) -> dict[str, Any]:
+        if self.dead:
+            raise died("crash")
+        if operation == "open":
+            self._cells[fields["id"]] = Cell.model_validate(fields["cell"])
+        of = self._cells.get(fields.get("id", ""))
+        self.asked.append((operation, {"key": of.key if of else "", **fields}))
+        planned = self.failures.get((operation, of.key if of else ""), [])
+        error = planned.pop(0) if planned else None
+        if error is not None:
+            self.dead = error.fatal
+            raise error
+        return getattr(self, f"_{operation}")(of, fields)
+
+    def operations(self, operation: str) -> list[str]:
+        """Keys of the cells that `operation` was asked for, in order."""
+        return [fields["key"] for name, fields in self.asked if name == operation]
+
+    def _open(self, _: Cell, __: Any) -> dict[str, Any]:
+        return {"prepare_s": 0.5}
+
+    def _warmup(self, _: Cell, __: Any) -> dict[str, Any]:
+        return {"warmup": {"samples": 3, "seconds": 0.1, "steady": True}}
+
+    def _sample(self, of: Cell, fields: dict[str, Any]) -> dict[str, Any]:
+        number = fields["round"]
+        given = {name: fields[name] for name in ("order", "prompt", "seed", "started_s")}
+        foreign = self.foreign(of, number)
+        return {"sample": sample(of, self.latency(of, number), number, foreign_cores=foreign, **given).model_dump()}
+
+    def _close(self, of: Cell, fields: dict[str, Any]) -> dict[str, Any]:
+        counters = {"nfe": of.steps or of.length, "model_flops": 1e9, "model_bytes": 1e8}
+        counters["floor_s"] = max(1e9 / fields["flop_s"], 1e8 / fields["byte_s"])
+        return {"counters": counters, "timeline": None}
+
+    def _calibrate(self, *_: Any) -> dict[str, Any]:
+        return {"calibration": PEAK.model_dump()}
+
+    def _release(self, *_: Any) -> dict[str, Any]:
+        self._cells.clear()
+        return {}
+
+
+class Handle:
+    """A worker as a sweep starts it. `started` lists all of a session; `plan(handle)` may script each one's worker."""
+
+    started: list[Handle] = []
+    plan: Callable[[Handle], None] = staticmethod(lambda _: None)
+    pause_s = 0.0
+
+    def __init__(self, log: Path, threads: int, device: str) -> None:
+        self.log, self.threads, self.device = log, threads, device
+        self.worker = Worker()
+        self.ended = self.killed = False
+        self.load_error: WorkerFailedError | None = None
+        self.number = len(Handle.started)
+        Handle.started.append(self)
+
+    @property
+    def generator(self) -> str:
+        return self.load["generator"]
+
+    def send(self, operation: str, **fields: Any) -> None:
+        assert operation == "load"
+        self.load = fields
+        Handle.plan(self)
+
+    def receive(self, timeout_s: float) -> dict[str, Any]:
+        if self.load_error is not None:
+            self.worker.dead = self.load_error.fatal
+            raise self.load_error
+        return {"info": info(os.getpid() + self.number).model_dump(), "device_name": "fake"}
+
+    def ask(self, operation: str, timeout_s: float, **fields: Any) -> dict[str, Any]:
+        time.sleep(Handle.pause_s if operation == "sample" else 0.0)
+        return self.worker.ask(operation, timeout_s, **fields)
+
+    def end(self) -> None:
+        self.ended = True
+
+    def kill(self) -> None:
+        self.killed = True
+
+
+if __name__ == "__main__":
+    from dlmbench.bench import cli, run_command, sweep
+
+    Handle.pause_s = 0.002
+    sweep.WorkerHandle = Handle  # type: ignore[misc, assignment]
+    run_command.write_report = lambda stored: []
+    cli.main()
