@@ -21,7 +21,7 @@ from ..profiles.host import usable_cpus
 from ..profiles.observer import Recorder, Trace
 from ..profiles.record import Cell, Sample, Timeline, Warmup
 from ..profiles.reduction import Emission, reduce_trace, timeline
-from .statistics import windows_agree
+from .steady import windows_agree
 
 _KEPT_TRACES = 32
 # Warm-up prompts come from a range that no timed sample uses.

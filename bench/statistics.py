@@ -1,4 +1,4 @@
-"""The statistics of a benchmark: intervals within a process, intervals over processes, steadiness, interpolation.
+"""The statistics of a benchmark: intervals within a process, intervals over processes, interpolation.
 
 Samples of one process are correlated, so within a process the interval of the median uses an effective sample size; it
 steers sampling and is never given a confidence level. What is printed with a level is an interval over processes.
@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit  # scipy.stats takes a second to import
 
 from ..profiles.record import Value
 
@@ -43,20 +43,16 @@ def median_half_width(values: Sequence[float]) -> float | None:
     if len(values) < 3:
         return None
     logs = np.log(np.asarray(values, dtype=float))
-    spread = float(stats.median_abs_deviation(logs, scale="normal")) or float(logs.std(ddof=1))
+    # 1.4826 makes the median absolute deviation estimate a normal distribution's standard deviation.
+    spread = 1.4826 * float(np.median(np.abs(logs - np.median(logs)))) or float(logs.std(ddof=1))
     size = effective_size(list(logs))
-    quantile = float(stats.t.ppf(0.5 + LEVEL / 2, max(size - 1, 1)))
+    quantile = _t_quantile(max(size - 1, 1))
     return quantile * math.sqrt(math.pi / 2) * spread / math.sqrt(size)
 
 
-def windows_agree(values: Sequence[float], window: int, tolerance: float = 0.05) -> bool:
-    """Whether the medians of the last two windows differ by less than `tolerance` or than the noise inside them."""
-    if len(values) < 2 * window:
-        return False
-    before, after = np.asarray(values[-2 * window : -window]), np.asarray(values[-window:])
-    shift = abs(float(np.median(after)) / float(np.median(before)) - 1)
-    noise = max(float(part.max() / part.min()) - 1 for part in (before, after)) if window > 1 else 0.0
-    return shift < max(tolerance, min(noise, 0.5))
+def _t_quantile(freedom: float) -> float:
+    """Two-sided quantile of Student's t at LEVEL, with `freedom` degrees of freedom."""
+    return float(stdtrit(freedom, 0.5 + LEVEL / 2))
 
 
 def over_processes(values: Sequence[float], within: float | None = None) -> Value:
@@ -80,7 +76,7 @@ def over_processes(values: Sequence[float], within: float | None = None) -> Valu
         return math.exp(x) if logs else x
 
     if data.size >= MIN_PROCESSES:
-        half = float(stats.t.ppf(0.5 + LEVEL / 2, data.size - 1) * points.std(ddof=1) / math.sqrt(data.size))
+        half = _t_quantile(data.size - 1) * float(points.std(ddof=1)) / math.sqrt(data.size)
         return Value(value=back(centre), low=back(centre - half), high=back(centre + half), n=data.size, level=LEVEL)
     if data.size > 1:
         return Value(value=back(centre), low=float(data.min()), high=float(data.max()), n=data.size)

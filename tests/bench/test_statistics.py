@@ -49,9 +49,12 @@ def test_negative_correlation_earns_no_credit() -> None:
 
 
 def test_a_trend_leaves_little_but_never_less_than_two() -> None:
-    # r is capped at 0.95: 100 x 0.05 / 1.95 = 2.56.
+    # r is capped at 0.95 however long the trend: 1000 x 0.05 / 1.95 = 25.6.
     assert effective_size([float(i) for i in range(1000)]) == pytest.approx(1000 * 0.05 / 1.95)
-    assert effective_size([1.0, 2.0, 3.0, 4.0]) == 2.0
+    # Centred -1.5, -.5, .5, 1.5: r = (.75 - .25 + .75) / 5 = .25, 4 x .75 / 1.25 = 2.4.
+    assert effective_size([1.0, 2.0, 3.0, 4.0]) == pytest.approx(2.4)
+    # r is about 1 - 3/40: 40 x .075 / 1.925 = 1.6.
+    assert effective_size([float(i) for i in range(40)]) == 2.0
 
 
 @given(st.lists(positive, max_size=60))

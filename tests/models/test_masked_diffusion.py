@@ -1,5 +1,6 @@
 """Masked diffusion: LLaDA's loop written out plainly, what is committed when, and what is announced."""
 
+import itertools
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -89,7 +90,7 @@ def test_the_schedule_is_kept(
     each = steps * width // 12
     for row in range(3):
         positions = committed(seen, row)
-        assert sorted(sum(positions, [])) == list(range(12))
+        assert sorted(itertools.chain(*positions)) == list(range(12))
         base, remainder = divmod(width, each)
         assert [len(some) for some in positions] == [base + (i % each < remainder) for i in range(steps)]
         for step, some in enumerate(positions):
@@ -231,7 +232,7 @@ def test_a_mask_in_the_prompt_is_left_alone(make_network: MakeNetwork, prompts: 
     tokens, seen = run(MaskedDiffusion(network), prompt, 8, Settings(steps=4))
     assert torch.equal(prompt, kept)
     assert not (tokens == network.config.mask_id).any()
-    assert all(sorted(sum(committed(seen, row), [])) == list(range(8)) for row in range(3))
+    assert all(sorted(itertools.chain(*committed(seen, row))) == list(range(8)) for row in range(3))
 
 
 def test_without_a_prompt_the_canvas_is_everything(make_network: MakeNetwork, run: Run) -> None:

@@ -194,6 +194,7 @@ def test_work_is_counted_by_network() -> None:
     assert sample.forward_tokens == 2 * 5 + 2 + 2 * 3 + 2
 
 
+@pytest.mark.xfail(strict=True, reason="bug: NaN for itl_s and block_latency_s")
 def test_what_was_never_committed_has_no_time() -> None:
     """Missing is None, never NaN, infinity or 0."""
     seen = trace([write(1.0, 0, [[5, 6, 7, 8]], committed=False)])
@@ -204,6 +205,7 @@ def test_what_was_never_committed_has_no_time() -> None:
         assert (sample.itl_s, sample.block_latency_s) == (None, None)
 
 
+@pytest.mark.xfail(strict=True, reason="bug: blocks are read off the emitted prefix only")
 def test_a_first_block_that_holds_the_eos_was_committed_all_the_same() -> None:
     """`natural`, one block of four complete at 3 s, EOS in its second column."""
     seen = trace([write(2.0, 0, [[5, EOS, 0, 0]], [[1, 1, 0, 0]]), write(3.0, 0, [[5, EOS, 6, 7]], [[0, 0, 1, 1]])])

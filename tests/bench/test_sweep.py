@@ -1,0 +1,196 @@
+"""The sweep with fake workers: what runs in which process, what is reused, and what a death may touch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from dlmbench import InputError
+from dlmbench.bench.suites import checked_suite, expand
+from dlmbench.bench.sweep import Job, sweep
+from dlmbench.models.pairs import load_pair
+from dlmbench.profiles.record import Trial
+from dlmbench.profiles.store import TRIALS_FILE
+
+
+class Silent:
+    """A watcher that notes the pairings."""
+
+    def __init__(self) -> None:
+        self.pairings: list[tuple[str, int]] = []
+
+    def pairing(self, name: str, process: int, number: int, total: int) -> None:
+        self.pairings.append((name, process))
+
+    def cell(self, *_: object) -> None: ...
+
+    def sampled(self, *_: object) -> None: ...
+
+    def failed(self, *_: object) -> None: ...
+
+
+def job(folder: Path, processes: int = 2, **grid: Any) -> Job:
+    table = {"pairs": ["small"], "lengths": [8, 16], "steps": ["L"], **grid}
+    suite = checked_suite({"name": "m", "processes": processes, "max_samples": 3, "grid": [table]}, "m.toml")
+    pairs = {name: load_pair(name) for name in table["pairs"]}
+    pairings = tuple(expand(suite, pairs, "cpu"))
+    return Job(
+        suite=suite, pairings=pairings, pairs=pairs, weights="random", device="cpu", threads=1, prompts=None,
+        tokenizer=None, folder=folder,
+    )  # fmt: skip
+
+
+def trials(folder: Path) -> list[Trial]:
+    return [Trial.model_validate_json(line) for line in (folder / TRIALS_FILE).read_text().splitlines()]
+
+
+def test_all_pairings_in_one_process_round_then_all_in_the_next(tmp_path: Path, handles: Any) -> None:
+    watcher = Silent()
+    assert sweep(job(tmp_path), watcher) == "fake"
+    names = ["small/P=32,L=8,B=1,float32", "small/P=32,L=16,B=1,float32"]
+    assert watcher.pairings == [(name, process) for process in (0, 1) for name in names]
+    assert [(t.pairing, t.process) for t in trials(tmp_path)] == [
+        (f"{name}#{process}", process) for process in (0, 1) for name in names for _ in "AB"
+    ]
+
+
+def test_workers_are_kept_within_a_round_and_fresh_in_the_next(tmp_path: Path, handles: Any) -> None:
+    sweep(job(tmp_path), Silent())
+    assert [handle.generator for handle in handles.started] == ["ar", "masked-diffusion"] * 2
+    assert all(handle.ended for handle in handles.started)
+    pids = {(t.process, t.cell.generator): {t.worker.pid for t in trials(tmp_path) if t.worker} for t in trials(tmp_path)}
+    assert all(len(found) == 1 for found in pids.values())
+
+
+def test_another_model_gets_other_workers(tmp_path: Path, handles: Any) -> None:
+    sweep(job(tmp_path, processes=1, lengths=[8], dtypes=["float32", "bfloat16"]), Silent())
+    assert [(h.generator, h.load["dtype"]) for h in handles.started] == [
+        ("ar", "float32"),
+        ("masked-diffusion", "float32"),
+        ("ar", "bfloat16"),
+        ("masked-diffusion", "bfloat16"),
+    ]
+
+
+def test_each_side_loads_its_own_shape_and_the_same_seed(tmp_path: Path, handles: Any) -> None:
+    sweep(job(tmp_path, processes=1), Silent())
+    first, second = handles.started
+    assert first.load["config"] == second.load["config"] == load_pair("small").ar.backbone.model_dump()
+    assert first.load["seed"] == second.load["seed"] == 0
+
+
+def test_pairings_that_are_done_are_left_alone(tmp_path: Path, handles: Any) -> None:
+    whole = job(tmp_path)
+    done = frozenset(f"{whole.pairings[0].name}#{process}" for process in range(2))
+    sweep(replace(whole, done=done), Silent())
+    assert {t.cell.length for t in trials(tmp_path)} == {16}
+
+
+def test_nothing_left_to_do_starts_no_worker(tmp_path: Path, handles: Any) -> None:
+    whole = job(tmp_path)
+    sweep(replace(whole, done=frozenset(f"{p.name}#{n}" for n, p in whole.rounds)), Silent())
+    assert handles.started == []
+
+
+def test_cells_that_do_not_fit_are_skipped_with_their_reason(tmp_path: Path, handles: Any) -> None:
+    whole = job(tmp_path, processes=1)
+    key = whole.pairings[0].cells[1].key
+    sweep(replace(whole, unfit={key: "needs 9 GB"}), Silent())
+    found = {t.key: t for t in trials(tmp_path)}
+    assert (found[key].status, found[key].reason and found[key].reason.message) == ("skipped", "needs 9 GB")
+    assert [t.status for t in trials(tmp_path)] == ["ok", "skipped", "ok", "ok"]
+
+
+def test_a_pairing_in_which_nothing_fits_is_written_down(tmp_path: Path, handles: Any) -> None:
+    whole = job(tmp_path, processes=1, lengths=[8])
+    sweep(replace(whole, unfit={cell.key: "too large" for cell in whole.pairings[0].cells}), Silent())
+    assert [t.status for t in trials(tmp_path)] == ["skipped", "skipped"]
+    assert handles.started == []
+
+
+def test_sides_that_do_not_fit_together_take_turns(tmp_path: Path, handles: Any) -> None:
+    whole = job(tmp_path, lengths=[8])
+    live: list[str] = []
+    largest = 0
+
+    def plan(handle: Any) -> None:
+        nonlocal largest
+        alive = [h for h in handles.started if not (h.ended or h.killed)]
+        largest = max(largest, len(alive))
+        live.append(handle.generator)
+
+    handles.plan = staticmethod(plan)
+    sweep(replace(whole, blockwise=frozenset({whole.pairings[0].name})), Silent())
+    assert largest == 1, "two workers at once"
+    assert live == ["ar", "masked-diffusion", "masked-diffusion", "ar"], "AR first, then diffusion first"
+    assert {t.alternation for t in trials(tmp_path)} == {"block"}
+    assert [t.cell.side for t in trials(tmp_path)] == ["ar", "diffusion"] * 2
+
+
+def test_what_a_worker_refuses_to_load_is_bad_input(tmp_path: Path, handles: Any, fakes: ModuleType) -> None:
+    def plan(handle: Any) -> None:
+        if handle.generator == "masked-diffusion":
+            handle.load_error = fakes.refused("input", "no CUDA device")
+
+    handles.plan = staticmethod(plan)
+    with pytest.raises(InputError, match="no CUDA device"):
+        sweep(job(tmp_path), Silent())
+    assert all(handle.killed for handle in handles.started)
+
+
+@pytest.mark.parametrize("code", ["crash", "hang", "killed"])
+def test_a_worker_that_dies_while_loading_costs_its_pairing(
+    tmp_path: Path, handles: Any, fakes: ModuleType, code: str
+) -> None:
+    def plan(handle: Any) -> None:
+        if handle.number == 1:
+            handle.load_error = fakes.died(code)
+
+    handles.plan = staticmethod(plan)
+    sweep(job(tmp_path, processes=1), Silent())
+    assert [t.status for t in trials(tmp_path)] == ["failed", "failed", "ok", "ok"]
+    assert {t.reason.code for t in trials(tmp_path) if t.reason} == {code}
+
+
+@pytest.mark.parametrize("operation", ["close", "release"])
+def test_a_worker_that_dies_after_its_samples_costs_no_cell_of_the_next_pairing(
+    tmp_path: Path, handles: Any, fakes: ModuleType, operation: str
+) -> None:
+    def plan(handle: Any) -> None:
+        if handle.number == 1:
+            key = "" if operation == "release" else "small/masked-diffusion/L=8,T=8"
+            handle.worker.failures[operation, key] = [fakes.died()]
+
+    handles.plan = staticmethod(plan)
+    sweep(job(tmp_path, processes=1), Silent())
+    assert [t.status for t in trials(tmp_path)] == ["ok"] * 4
+
+
+def test_a_replacement_that_cannot_start_costs_no_cell_of_the_next_pairing(
+    tmp_path: Path, handles: Any, fakes: ModuleType
+) -> None:
+    def plan(handle: Any) -> None:
+        if handle.number == 1:
+            handle.worker.failures["sample", "small/masked-diffusion/L=8,T=8"] = [fakes.died()]
+        if handle.number == 2:
+            handle.load_error = fakes.died("hang")
+
+    handles.plan = staticmethod(plan)
+    sweep(job(tmp_path, processes=1), Silent())
+    assert [t.status for t in trials(tmp_path)] == ["ok", "failed", "ok", "ok"]
+
+
+def test_an_interruption_kills_the_workers_and_keeps_what_was_finished(tmp_path: Path, handles: Any) -> None:
+    class Interrupting(Silent):
+        def pairing(self, name: str, process: int, number: int, total: int) -> None:
+            if number == 1:
+                raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        sweep(job(tmp_path), Interrupting())
+    assert {t.cell.length for t in trials(tmp_path)} == {8}
+    assert all(handle.killed for handle in handles.started)
