@@ -93,6 +93,7 @@ def test_compiled_tokens_are_the_eager_ones(
         assert torch.equal(found, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.xfail(strict=True, reason="bug: all shapes share one code object, torch gives up at the ninth")
 @pytest.mark.parametrize("kind", [Autoregressive, MaskedDiffusion])
 def test_one_compiled_generator_serves_many_shapes(
