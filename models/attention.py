@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention
 
+from .. import InputError
+
 # "auto" lets torch choose for each call; the others pin one kernel. Both sides of a pair choose from this list.
 BACKENDS: dict[str, SDPBackend | None] = {
     "auto": None,
@@ -23,6 +25,8 @@ BACKENDS: dict[str, SDPBackend | None] = {
 @contextmanager
 def attention_backend(name: str) -> Iterator[None]:
     """Pin the attention kernel inside the block; `auto` pins none."""
+    if name not in BACKENDS:
+        raise InputError(f"attention {name!r} is unknown; choose from {', '.join(BACKENDS)}")
     backend = BACKENDS[name]
     if backend is None:
         yield

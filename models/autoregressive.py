@@ -42,8 +42,7 @@ class Autoregressive:
         prompt = max(shape.prompt_length, 1)
         capacity = prompt + shape.length
         self.network.rotary(capacity)
-        if shape.batch == 1 and self.engine == "eager":
-            self.network.favour_single_rows()
+        self.network.favour_single_rows(shape.batch == 1 and self.engine == "eager")
         cache = KVCache(self.network.config, shape.batch, capacity, self.kv_dtype, self.network.device)
         self._prefill = prefill(self.engine, self.network, cache, shape.batch, prompt)
         self._step = decode_step(self.engine, self.network, cache, shape.batch)
@@ -87,7 +86,8 @@ class Autoregressive:
 
     def forward_cost(self, network: str, rows: int, q_len: int, kv_len: int, logit_rows: int, mask: str) -> Cost:
         """Analytic work of one announced forward."""
-        return self.network.forward_cost(network, rows, q_len, kv_len, logit_rows, mask)
+        kv_dtype = str(self.kv_dtype).removeprefix("torch.")
+        return self.network.forward_cost(network, rows, q_len, kv_len, logit_rows, mask, kv_dtype)
 
 
 class _EndWatch:

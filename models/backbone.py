@@ -130,18 +130,21 @@ class Backbone(nn.Module):
 
     def rotary(self, positions: int) -> None:
         """Make the tables of cosines and sines, [positions, D/2] float32, for sequences up to `positions`."""
-        if hasattr(self, "cos") and self.cos.shape[0] >= positions:
+        if hasattr(self, "cos") and self.cos.shape[0] >= positions and self.cos.device == self.device:
             return
         angles = torch.outer(
             torch.arange(positions, device=self.device, dtype=torch.float32), _frequencies(self.config, self.device)
         )
         self.cos, self.sin = angles.cos(), angles.sin()
 
-    def favour_single_rows(self) -> None:
-        """Spend memory on layouts that a batch of one decodes faster with (see `linear`); no effect on CUDA."""
+    def favour_single_rows(self, wanted: bool) -> None:
+        """Spend memory on layouts that a batch of one decodes faster with (see `linear`), or give it back.
+
+        No effect on CUDA. Weights must not change while they are favoured.
+        """
         for module in self.modules():
             if isinstance(module, Linear):
-                module.favour_single_rows()
+                module.favour_single_rows(wanted)
 
     def trunk(
         self,
@@ -190,12 +193,26 @@ class Backbone(nn.Module):
             x = layer(index, x, cos, sin, attend_fn)
         return _rms_norm(x, self.norm, self.config.rms_norm_eps)
 
-    def forward_cost(self, network: str, rows: int, q_len: int, kv_len: int, logit_rows: int, mask: str) -> Cost:
-        """Analytic work of one announced forward (see `costs`)."""
-        dtype = str(self.dtype).removeprefix("torch.")
-        attention: Attention = "causal" if mask == "causal" else "bidirectional"
+    def forward_cost(
+        self,
+        network: str,
+        rows: int,
+        q_len: int,
+        kv_len: int,
+        logit_rows: int,
+        mask: str,
+        kv_dtype: str | None = None,
+    ) -> Cost:
+        """Analytic work of one announced forward (see `costs`); any mask but causal is counted as bidirectional."""
         return forward_cost(
-            self.config, rows=rows, q_len=q_len, kv_len=kv_len, logit_rows=logit_rows, mask=attention, dtype=dtype
+            self.config,
+            rows=rows,
+            q_len=q_len,
+            kv_len=kv_len,
+            logit_rows=logit_rows,
+            mask="causal" if mask == "causal" else "bidirectional",
+            dtype=str(self.dtype).removeprefix("torch."),
+            kv_dtype=kv_dtype,
         )
 
 

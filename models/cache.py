@@ -25,6 +25,8 @@ class KVCache:
     def append(self, layer: int, start: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Write key and value [B, Hkv, q, D] at positions `start`…; return the live part [B, Hkv, start + q, D]."""
         end = start + key.shape[2]
+        if end > self.capacity:
+            raise IndexError(f"position {end - 1} is past the cache's {self.capacity} slots")
         keys, values = self.keys[layer], self.values[layer]
         keys[:, :, start:end] = key
         values[:, :, start:end] = value

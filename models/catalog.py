@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 
+from .. import InputError
 from .autoregressive import Autoregressive
 from .backbone import Backbone
 from .checkpoints import load_backbone, resolve
@@ -63,4 +64,9 @@ def build(name: str, context: Context) -> Generator:
         if reference:
             return HFGenerate.from_path(reference, context.dtype, context.device, cache)
         return HFGenerate.from_backbone(context.network(), cache)
-    return load_factory(name)(context)
+    made = load_factory(name)(context)
+    if not isinstance(made, Generator):
+        raise InputError(
+            f"generator {name!r}: its factory returned {type(made).__name__}, which lacks prepare, generate or side"
+        )
+    return made

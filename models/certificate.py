@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from .config import BackboneConfig
 from .costs import forward_cost
+from .names import AR, MASKED_DIFFUSION
 from .pairs import Pair
 
 Entry = float | int | str | bool | None
@@ -58,15 +59,30 @@ def certificate(pair: Pair, *, dtype: str, kv_dtype: str | None = None, rows: in
         both("vocabulary", "1", lambda c: c.vocab_size),
         both("norm", "", lambda c: f"RMSNorm, eps {c.rms_norm_eps:g}" + (", QK-norm" if c.qk_norm else "")),
         both("RoPE base", "1", lambda c: c.rope_theta),
-        both("RoPE scaling", "", lambda c: "none" if c.rope_scaling is None else f"llama3, x{c.rope_scaling.factor:g}"),
+        both("RoPE scaling", "", _rope_scaling),
         both("tied embedding and head", "", lambda c: c.tie_word_embeddings),
         both("biases on q, k, v", "", lambda c: c.attention_bias),
     ]
-    lines.append(_by_design("attention mask", "causal", "bidirectional"))
+    names = (pair.ar.generator, pair.diffusion.generator)
+    lines.append(_by_design("attention mask", *(_MASKS.get(name, "as its code says") for name in names)))
     lines.append(_by_design("mask token", None, diffusion.mask_id))
-    lines.append(_by_design("key-value cache", "static, live keys only", "none: the whole sequence at every step"))
-    lines.append(_by_design("generator", pair.ar.generator, pair.diffusion.generator))
+    lines.append(_by_design("key-value cache", *(_CACHES.get(name, "as its code says") for name in names)))
+    lines.append(_by_design("generator", *names))
     return lines
+
+
+_MASKS = {AR: "causal", MASKED_DIFFUSION: "bidirectional"}
+_CACHES = {AR: "static, live keys only", MASKED_DIFFUSION: "none: the whole sequence at every step"}
+
+
+def _rope_scaling(config: BackboneConfig) -> str:
+    scaling = config.rope_scaling
+    if scaling is None:
+        return "none"
+    return (
+        f"llama3: factor {scaling.factor:g}, low {scaling.low_freq_factor:g}, high {scaling.high_freq_factor:g}, "
+        f"from {scaling.original_max_position_embeddings}"
+    )
 
 
 def _line(quantity: str, unit: str, ar: Entry, diffusion: Entry) -> Line:

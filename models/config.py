@@ -71,6 +71,8 @@ class BackboneConfig(BaseModel):
             token = getattr(self, name)
             if token is not None and token >= self.vocab_size:
                 raise ValueError(f"{name} ({token}) is outside the vocabulary of {self.vocab_size}")
+        if self.mask_id == self.eos_token_id:
+            raise ValueError(f"mask_token_id and eos_token_id are both {self.mask_id}; they must differ")
         return self
 
     @property

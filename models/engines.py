@@ -7,6 +7,7 @@ keys; compiled and captured ones have fixed shapes and mask the dead part of a b
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -110,7 +111,14 @@ def _built(engine: str, run: Callable[[Tensor], Tensor], ids: Tensor) -> Callabl
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function, dynamic=False, fullgraph=True)
+    """`function` compiled for the shapes of its first call.
+
+    Closures of one definition share a code object, and dynamo counts recompilations by code object: a copy each keeps
+    the ninth shape of a sweep from being refused.
+    """
+    code = function.__code__.replace()
+    own = FunctionType(code, function.__globals__, function.__name__, function.__defaults__, function.__closure__)
+    return torch.compile(own, dynamic=False, fullgraph=True)
 
 
 class _Captured:

@@ -25,7 +25,11 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from .. import InputError
 from .costs import Cost
+
+# Below this, logits divided by the temperature leave float32.
+MIN_TEMPERATURE = 1e-4
 
 Side = Literal["ar", "diffusion"]
 Phase = Literal["prefill", "decode", "denoise", "cache_refresh", "encode", "draft", "verify"]
@@ -51,6 +55,14 @@ class Settings:
     block_length: int | None = None
     remasking: Literal["low_confidence", "random"] = "low_confidence"
     length_policy: Literal["fixed", "natural"] = "fixed"
+
+    def __post_init__(self) -> None:
+        if self.temperature < 0 or 0 < self.temperature < MIN_TEMPERATURE:
+            raise InputError(f"temperature {self.temperature:g}: expected 0 (greedy) or at least {MIN_TEMPERATURE:g}")
+        for name in ("steps", "block_length"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"{name} {value}: expected at least 1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,8 +38,10 @@ class Linear(nn.Module):
             return F.linear(x, self.weight, self.bias)
         return x @ self._transposed if self.bias is None else x @ self._transposed + self.bias
 
-    def favour_single_rows(self) -> None:
-        """Keep a transposed copy for single rows where it is read faster: fp32 on a CPU, more outputs than inputs."""
+    def favour_single_rows(self, wanted: bool) -> None:
+        """Keep (or drop) a transposed copy for single rows where it is read faster: fp32 on a CPU, a wide weight."""
         size_out, size_in = self.weight.shape
-        if self._transposed is None and self.weight.dtype == torch.float32 and not self.weight.is_cuda:
+        if not wanted:
+            self._transposed = None
+        elif self._transposed is None and self.weight.dtype == torch.float32 and not self.weight.is_cuda:
             self._transposed = self.weight.t().contiguous() if size_out > size_in else None

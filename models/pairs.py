@@ -98,6 +98,8 @@ def _side(table: Any, base: dict[str, Any], side: str, place: str) -> SideSpec:
         raise InputError(f"{place}: {side}: expected a table, found {table!r}")
     overrides = table.pop("backbone", {})
     generator = table.pop("generator", AR if side == "ar" else MASKED_DIFFUSION)
+    if not isinstance(generator, str):
+        raise InputError(f"{place}: {side}.generator: expected a generator's name, found {generator!r}")
     if table:
         raise InputError(f"{place}: {side}.{next(iter(table))}: unknown key; expected generator or backbone")
     try:

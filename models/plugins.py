@@ -50,7 +50,11 @@ def load_factory(name: str) -> Factory:
         if name not in installed:
             known = ", ".join((*BUILT_IN, *installed))
             raise InputError(f"generator {name!r} is unknown; choose from {known}, or give FILE.py:FACTORY")
-        found = installed[name].load()
+        try:
+            found = installed[name].load()
+        except Exception as error:
+            text = f"{type(error).__name__}: {error}"
+            raise InputError(f"generator {name!r}: its entry point cannot be loaded ({text})") from error
     else:
         module = _file_module(Path(place)) if place.endswith(".py") else _named_module(place, name)
         found = getattr(module, attribute, None)
@@ -64,7 +68,7 @@ def _file_module(path: Path) -> object:
     if not path.is_file():
         raise InputError(f"generator file {path}: no such file; give FILE.py:FACTORY")
     # Registered under its path: pickling and dataclasses look a class's module up, and a second load gets the first.
-    name = f"dlmbench_plugin_{path.resolve().as_posix().replace('/', '_').removesuffix('.py')}"
+    name = f"dlmbench_plugin:{path.resolve()}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
@@ -83,5 +87,6 @@ def _file_module(path: Path) -> object:
 def _named_module(place: str, name: str) -> object:
     try:
         return importlib.import_module(place)
-    except ImportError as error:
-        raise InputError(f"generator {name!r}: module {place} cannot be imported ({error})") from None
+    except Exception as error:
+        text = f"{type(error).__name__}: {error}"
+        raise InputError(f"generator {name!r}: module {place} cannot be imported ({text})") from error

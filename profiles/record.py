@@ -142,7 +142,7 @@ class ForwardSpan(Stored):
 class Commit(Stored):
     """One write in a timeline: at `at_s`, denoising step or decode index `step` wrote `positions` of row 0.
 
-    `tokens` are the ids written there, `final` says whether the algorithm may still change them.
+    `tokens` are the ids written there; `final` says that the algorithm can no longer change them.
     """
 
     at_s: float

@@ -81,10 +81,13 @@ def reduce_trace(
     """The stored sample of one generation, tokens [B, L]. `block_length` is L for one block, 1 for AR."""
     out = emission(trace, tokens, policy, eos_id)
     target = [f for f in trace.forwards if f.network == "target"]
-    full = out.revealed_s[out.rows_tokens == out.rows_tokens.max()]
-    whole = full[:, : int(out.rows_tokens.max())]
-    ends = np.median(whole[:, block_length - 1 :: block_length], axis=0) if whole.size else np.array([])
-    gaps = np.diff(np.median(whole, axis=0)) if side == "ar" and whole.shape[1] > 1 else None
+    longest = out.revealed_s[out.rows_tokens == out.rows_tokens.max()]
+    revealed = np.median(longest, axis=0)
+    # Blocks count whole, also the one that holds EOS: that is what was computed and committed.
+    ends = revealed[block_length - 1 :: block_length]
+    ends = ends[np.isfinite(ends)]
+    live = revealed[: int(out.rows_tokens.max())]
+    gaps = np.diff(live) if side == "ar" and live.size > 1 and np.isfinite(live).all() else None
     curve = time_to_k(out)
     sample = Sample(
         order=order,
@@ -103,7 +106,7 @@ def reduce_trace(
         draft_nfe=len(trace.forwards) - len(target),
         forward_tokens=sum(f.rows * f.q_len for f in trace.forwards),
         ttft_s=curve.get("1"),
-        ttfb_s=float(ends[0]) if ends.size and np.isfinite(ends[0]) else None,
+        ttfb_s=float(ends[0]) if ends.size else None,
         block_latency_s=float(np.median(np.diff(ends))) if side == "diffusion" and ends.size > 1 else None,
         itl_s=None if gaps is None else float(np.median(gaps)),
         itl_p99_s=None if gaps is None or gaps.size < 100 else float(np.quantile(gaps, 0.99)),

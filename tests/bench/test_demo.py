@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.cells import cell_len
+from rich.console import Console, Group
+
 from dlmbench import InputError
 from dlmbench.bench import demo
 from dlmbench.bench.demo import SENTENCE, DemoOptions, forward_masking, pieces, run_demo
 from dlmbench.bench.demo_view import Piece, Scene, Stage, Track, frame, show_masking, show_steps, show_summary
 from dlmbench.models.tokenizer import embedded_tokenizer
 from dlmbench.profiles.record import Commit, ForwardSpan, Side, Timeline
-from rich.cells import cell_len
-from rich.console import Console, Group
 
 TINY = DemoOptions(length=6, steps=3, prompt_length=4)
 # Each of these would break a terminal, a grid or a line if it were printed as it is.
@@ -270,6 +271,7 @@ def test_bad_options_get_one_line_and_print_nothing(changed: dict[str, Any], nam
 
 def test_a_checkpoint_is_decoded_both_ways(tmp_path: Path) -> None:
     import torch
+
     from dlmbench.models.checkpoints import save_checkpoint
     from dlmbench.models.pairs import load_pair
     from dlmbench.models.weights import random_backbone

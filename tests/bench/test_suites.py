@@ -84,7 +84,9 @@ def test_relative(expression: int | str, length: int, expected: int) -> None:
     assert relative(expression, length) == expected
 
 
-@pytest.mark.parametrize("expression", ["l", "L/0", "L/-2", "L/2.0", "2L", "L*2", "", " L", "L ", "0", "-1", "1.5", "٣"])
+@pytest.mark.parametrize(
+    "expression", ["l", "L/0", "L/-2", "L/2.0", "2L", "L*2", "", " L", "L ", "0", "-1", "1.5", "٣"]
+)
 def test_relative_refuses_what_is_not_an_entry(expression: str) -> None:
     with pytest.raises(InputError, match="positive integer, L or L/n"):
         relative(expression, 64)
@@ -258,7 +260,9 @@ def test_cells_that_no_sampler_can_run_are_refused(grid: dict[str, Any], words: 
         assert word in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["nosuch", "", "../suites/quick", "..", "/etc/passwd", "..\\quick", "quick.tom", "QUICK"])
+@pytest.mark.parametrize(
+    "name", ["nosuch", "", "../suites/quick", "..", "/etc/passwd", "..\\quick", "quick.tom", "QUICK"]
+)
 def test_an_unknown_or_path_like_name_is_refused_with_the_names_that_exist(name: str) -> None:
     with pytest.raises(InputError, match="choose from ci, gpu, lesson, quick, standard"):
         load_suite(name)

@@ -110,8 +110,16 @@ def test_counters_by_hand(fakes: ModuleType, one: Any) -> None:
     """2e9 FLOP and 1e8 B in 0.5 s beside peaks of 8e9 FLOP/s and 1e9 B/s, floor 0.25 s; 24 events of 1 ms."""
     low = Calibration(matmul_flop_s=4e9, read_b_s=1e9, dtype="float32")
     high = Calibration(matmul_flop_s=8e9, read_b_s=5e8, dtype="float32")
-    counters = {"model_flops": 2e9, "model_bytes": 1e8, "floor_s": 0.25, "memory_peak_b": 7, "observer_unit_cost_s": 1e-3}
-    m = one([fakes.trial(fakes.cell(), [0.5], counters=counters, calibration_before=low, calibration_after=high)]).metrics
+    counters = {
+        "model_flops": 2e9,
+        "model_bytes": 1e8,
+        "floor_s": 0.25,
+        "memory_peak_b": 7,
+        "observer_unit_cost_s": 1e-3,
+    }
+    m = one(
+        [fakes.trial(fakes.cell(), [0.5], counters=counters, calibration_before=low, calibration_after=high)]
+    ).metrics
     assert m["arithmetic_intensity"].value == pytest.approx(20.0)
     assert m["mfu"].value == pytest.approx(2e9 / 0.5 / 8e9)
     assert m["mbu"].value == pytest.approx(1e8 / 0.5 / 1e9)
@@ -155,9 +163,7 @@ def test_invalid_and_skipped_stay_what_they_are(fakes: ModuleType, one: Any, sta
 
 def test_a_cell_that_failed_in_one_process_says_so(fakes: ModuleType, one: Any) -> None:
     why = Reason(code="crash", message="boom")
-    found = one(
-        [fakes.trial(fakes.cell(), [1.0]), fakes.trial(fakes.cell(), [9.0], 1, status="failed", reason=why)]
-    )
+    found = one([fakes.trial(fakes.cell(), [1.0]), fakes.trial(fakes.cell(), [9.0], 1, status="failed", reason=why)])
     assert (found.status, found.reason.code) == ("ok", "partly_failed")
     assert found.reason.message == "1 of 2 processes gave nothing: boom"
     assert (found.metrics["latency_s"].value, found.metrics["latency_s"].n) == (1.0, 1)

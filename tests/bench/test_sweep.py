@@ -62,7 +62,9 @@ def test_workers_are_kept_within_a_round_and_fresh_in_the_next(tmp_path: Path, h
     sweep(job(tmp_path), Silent())
     assert [handle.generator for handle in handles.started] == ["ar", "masked-diffusion"] * 2
     assert all(handle.ended for handle in handles.started)
-    pids = {(t.process, t.cell.generator): {t.worker.pid for t in trials(tmp_path) if t.worker} for t in trials(tmp_path)}
+    pids = {
+        (t.process, t.cell.generator): {t.worker.pid for t in trials(tmp_path) if t.worker} for t in trials(tmp_path)
+    }
     assert all(len(found) == 1 for found in pids.values())
 
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from dlmbench.models.backbone import Backbone
 from dlmbench.models.config import BackboneConfig
 from dlmbench.models.generator import Generator, Request, Settings
 from dlmbench.models.weights import random_backbone
-from torch import Tensor
 
 VOCABULARY = 61
 TINY = {

@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from dlmbench.models.attention import BACKENDS, attend, attention_backend, block_causal_mask, causal_mask
 from torch import Tensor
+
+from dlmbench.models.attention import BACKENDS, attend, attention_backend, block_causal_mask, causal_mask
 
 
 def naive(query: Tensor, key: Tensor, value: Tensor, visible: Tensor) -> Tensor:

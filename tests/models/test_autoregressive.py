@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor
+
 from dlmbench import InputError
 from dlmbench.models.autoregressive import Autoregressive
 from dlmbench.models.backbone import Backbone
 from dlmbench.models.cache import KVCache
 from dlmbench.models.checkpoints import save_checkpoint
 from dlmbench.models.generator import Costed, Generator, Request, Settings, Shape
-from torch import Tensor
 
 LENGTH = 8
 NATURAL = Settings(length_policy="natural")

@@ -5,10 +5,6 @@ from typing import Any
 
 import pytest
 import torch
-from dlmbench.models.backbone import Backbone
-from dlmbench.models.cache import KVCache
-from dlmbench.models.checkpoints import load_backbone
-from dlmbench.models.config import Attention
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -20,6 +16,11 @@ from transformers import (
     Qwen3Config,
     Qwen3ForCausalLM,
 )
+
+from dlmbench.models.backbone import Backbone
+from dlmbench.models.cache import KVCache
+from dlmbench.models.checkpoints import load_backbone
+from dlmbench.models.config import Attention
 
 SIZES: dict[str, Any] = {
     "vocab_size": 61,

@@ -1,9 +1,10 @@
 """A static cache holds what was written where it was written, whichever way it is written."""
 
 import torch
+from torch import Tensor
+
 from dlmbench.models.cache import KVCache
 from dlmbench.models.config import BackboneConfig
-from torch import Tensor
 
 CONFIG = BackboneConfig(
     vocab_size=10,

@@ -11,6 +11,11 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
+from huggingface_hub.utils._paths import filter_repo_objects
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
+
 from dlmbench import InputError
 from dlmbench.models import checkpoints
 from dlmbench.models.backbone import Backbone
@@ -18,10 +23,6 @@ from dlmbench.models.checkpoints import load_backbone, read_config, resolve, sav
 from dlmbench.models.config import BackboneConfig, Llama3Rope
 from dlmbench.models.hf_config import from_hf
 from dlmbench.models.weights import random_backbone
-from huggingface_hub.utils._paths import filter_repo_objects
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qwen2Config, Qwen2ForCausalLM
 
 SIZES: dict[str, Any] = {
     "vocab_size": 61,

@@ -4,9 +4,10 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
+
 from dlmbench.models.backbone import Backbone
 from dlmbench.models.config import BackboneConfig, Llama3Rope
-from pydantic import ValidationError
 
 # Small enough to count by hand; the heads together (16) are wider than the hidden size (8).
 TINY: dict[str, Any] = {

@@ -5,6 +5,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from torch import Tensor
+
 from dlmbench import InputError
 from dlmbench.models.autoregressive import Autoregressive
 from dlmbench.models.backbone import Backbone
@@ -12,7 +14,6 @@ from dlmbench.models.cache import KVCache
 from dlmbench.models.engines import ENGINES, check_engine, decode_step, denoiser, prefill
 from dlmbench.models.generator import Generator, Settings, Shape
 from dlmbench.models.masked_diffusion import MaskedDiffusion
-from torch import Tensor
 
 MakeNetwork = Callable[..., Backbone]
 
@@ -94,7 +95,6 @@ def test_compiled_tokens_are_the_eager_ones(
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="bug: all shapes share one code object, torch gives up at the ninth")
 @pytest.mark.parametrize("kind", [Autoregressive, MaskedDiffusion])
 def test_one_compiled_generator_serves_many_shapes(
     kind: type[Autoregressive] | type[MaskedDiffusion],

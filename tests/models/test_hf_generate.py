@@ -7,6 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import CompileConfig, GenerationConfig, GPT2Config, GPT2LMHeadModel
+
 from dlmbench import InputError
 from dlmbench.models.backbone import Backbone
 from dlmbench.models.checkpoints import save_checkpoint
@@ -14,9 +18,6 @@ from dlmbench.models.config import BackboneConfig
 from dlmbench.models.generator import Costed, Generator, Request, Settings, Shape
 from dlmbench.models.hf_generate import Cache, HFGenerate
 from dlmbench.models.weights import random_backbone
-from safetensors.torch import load_file, save_file
-from torch import Tensor
-from transformers import CompileConfig, GenerationConfig, GPT2Config, GPT2LMHeadModel
 
 ROWS, PROMPT, LENGTH = 3, 5, 8
 GREEDY = Settings()

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
+from scipy import stats
+from torch import Tensor
+
 from dlmbench import InputError
 from dlmbench.models.backbone import Backbone
 from dlmbench.models.generator import Costed, Generator, Request, Settings, Shape
 from dlmbench.models.masked_diffusion import MaskedDiffusion
-from scipy import stats
-from torch import Tensor
 
 REFERENCE = Path("/work/shared/fixtures/noise_schedules/transfer_counts.json")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from dlmbench import InputError
 from dlmbench.models.autoregressive import Autoregressive
 from dlmbench.models.catalog import Context, build
@@ -101,7 +102,6 @@ def test_a_file_is_run_once(plugin: Path) -> None:
     assert load_factory(f"{plugin}:Counting") is load_factory(f"{plugin}:Counting")
 
 
-@pytest.mark.xfail(strict=True, reason="bug: slashes and underscores make one module name")
 def test_files_whose_paths_look_alike_are_kept_apart(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     for path, value in ((tmp_path / "a" / "b.py", "ar"), (tmp_path / "a_b.py", "diffusion")):
@@ -146,7 +146,6 @@ def test_a_missing_module_is_named() -> None:
         load_factory("nonsense_xyz:make")
 
 
-@pytest.mark.xfail(strict=True, reason="bug: only ImportError is caught")
 def test_a_module_that_fails_is_refused_like_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken_module_xyz.py").write_text("1 / 0", encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)

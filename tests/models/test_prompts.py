@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
+
 from dlmbench import InputError
 from dlmbench.models.prompts import PromptSource, default_prompts, load_prompts
 from dlmbench.models.tokenizer import EOS, MASK, Tokenizer, embedded_texts, embedded_tokenizer, load_tokenizer
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 @pytest.fixture(scope="module")

@@ -8,12 +8,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from dlmbench.models.generator import Settings
-from dlmbench.models.sampling import choose, inverse_cdf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
+
+from dlmbench import InputError
+from dlmbench.models.generator import Settings
+from dlmbench.models.sampling import choose, inverse_cdf
 
 CHUNK = 512  # a multiple of any chunk that a two-level search would take: around it, one can go wrong
 SIZES = [1, 2, 3, 127, 128, 129, 511, 512, 513, 1024, 1500]
@@ -361,7 +363,7 @@ def test_large_logits_do_not_overflow() -> None:
     assert torch.allclose(confidence, torch.tensor(0.5))
 
 
-@pytest.mark.parametrize("temperature", [1e-3, 1e-30])
+@pytest.mark.parametrize("temperature", [1e-3, 1e-4])
 def test_a_low_temperature_is_greedy(temperature: float) -> None:
     logits = torch.tensor([[0.0, 2.0, 1.0], [3.0, -1.0, 0.0]])
     assert choose(logits, Settings(temperature=temperature), seeded())[0].tolist() == [1, 0]
@@ -389,3 +391,9 @@ def test_calls_on_one_stream_are_independent() -> None:
     first, second = (choose(row.clone(), Settings(temperature=1.0), random)[0].numpy() for _ in range(2))
     assert (first == second).mean() < 0.05  # 1/64 by chance
     assert abs(np.corrcoef(first, second)[0, 1]) < 0.12
+
+
+@pytest.mark.parametrize("temperature", [-1.0, 1e-30])
+def test_a_temperature_that_float32_cannot_divide_by_is_refused(temperature: float) -> None:
+    with pytest.raises(InputError, match=r"temperature .*: expected 0 \(greedy\) or at least 0\.0001"):
+        Settings(temperature=temperature)

@@ -4,10 +4,11 @@ import json
 from pathlib import Path
 
 import pytest
-from dlmbench import InputError
-from dlmbench.models.schedule import steps_per_block, transfer_counts
 from hypothesis import given
 from hypothesis import strategies as st
+
+from dlmbench import InputError
+from dlmbench.models.schedule import steps_per_block, transfer_counts
 
 REFERENCE = Path("/work/shared/fixtures/noise_schedules/transfer_counts.json")
 

@@ -8,6 +8,9 @@ from typing import Any
 
 import pytest
 import tokenizers
+from hypothesis import given
+from hypothesis import strategies as st
+
 from dlmbench import InputError
 from dlmbench.models.tokenizer import (
     EOS,
@@ -19,8 +22,6 @@ from dlmbench.models.tokenizer import (
     read_file,
     train_embedded,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 HOSTILE = st.sampled_from(
     [EOS, MASK, "<|", "|>", "mask", "\x1b[2J", "\x00", "é", "語", "🙂", "  ", "\n\n", "\r\n", "a"]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import pytest
+
 from dlmbench.profiles.calibration import Calibrator
 from dlmbench.profiles.clocks import HostClock
 

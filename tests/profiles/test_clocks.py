@@ -4,6 +4,7 @@ import time
 
 import pytest
 import torch
+
 from dlmbench.profiles.clocks import CudaClock, HostClock, clock_for
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

@@ -10,6 +10,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 import pytest
+
 from dlmbench.profiles.disturbance import CpuWindow, Disturbance, OwnUse, own_use
 
 HAS_PROC = Path("/proc/stat").exists()

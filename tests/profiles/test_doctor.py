@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from dlmbench.profiles.check_gpu import built_for
 from dlmbench.profiles.doctor import Finding, examine, probe
 from dlmbench.profiles.environment import capture_environment

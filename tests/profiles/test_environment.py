@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
 from dlmbench.profiles.environment import (
     capture_environment,
     git_state,

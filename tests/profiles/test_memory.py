@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from dlmbench.profiles.memory import read_peak_b, reset_peak
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")

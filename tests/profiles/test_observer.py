@@ -6,13 +6,14 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
 from dlmbench.models.generator import Observer
 from dlmbench.profiles.clocks import HostClock
 from dlmbench.profiles.observer import Recorder, Trace, unit_cost_s
 from dlmbench.profiles.record import Phase
-from hypothesis import given
-from hypothesis import strategies as st
-from torch import Tensor
 
 
 class HandClock:

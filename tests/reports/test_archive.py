@@ -8,6 +8,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
 from dlmbench import InputError
 from dlmbench.reports.archive import pack
 

@@ -8,13 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
 from dlmbench import InputError
 from dlmbench.profiles.record import Cell, Measurement, Reason, Value
 from dlmbench.profiles.store import StoredRun
 from dlmbench.reports.compare import change, compare_runs, show_comparison
 from dlmbench.reports.format import format_interval, format_point
-from rich.cells import cell_len
-from rich.console import Console
 
 Synthetic = Callable[..., StoredRun]
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+
 from dlmbench.profiles.record import Measurement, Sample
 from dlmbench.profiles.store import StoredRun
 from dlmbench.reports.exports import samples_frame, to_frame, write_csv, write_parquet, write_pytest_benchmark_json

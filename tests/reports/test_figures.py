@@ -10,6 +10,7 @@ from pathlib import Path
 
 import matplotlib as mpl
 import pytest
+
 from dlmbench.profiles.record import Commit, Measurement, Timeline, Value
 from dlmbench.profiles.store import StoredRun
 from dlmbench.reports.fig_crossover import crossover_figure

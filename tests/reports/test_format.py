@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from dlmbench.profiles.record import Cell, Value
 from dlmbench.reports.format import (
     cell_label,
@@ -16,8 +19,6 @@ from dlmbench.reports.format import (
     other_axes,
     shown_unit,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+
 from dlmbench.profiles.metrics import METRICS
 from dlmbench.profiles.record import Value
 from dlmbench.profiles.store import StoredRun

@@ -9,9 +9,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from markdown_it import MarkdownIt
+
 from dlmbench.profiles.store import StoredRun
 from dlmbench.reports.markdown import escape, write_summary
-from markdown_it import MarkdownIt
 
 Synthetic = Callable[..., StoredRun]
 HOSTILE = "a|b `c` <img src=x onerror=alert(1)> [l](http://evil.example) ~~s~~ **b** &lt; $x$\x1b[31m\nnext"

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
+from rich.cells import cell_len
+from rich.console import Console
+
 from dlmbench.profiles.record import Cell, CertificateRow, Measurement, PairRecord, Value
 from dlmbench.profiles.store import StoredRun
 from dlmbench.reports.format import format_interval, format_point
 from dlmbench.reports.plain import plain
 from dlmbench.reports.terminal import show_certificate, show_run
-from rich.cells import cell_len
-from rich.console import Console
 
 Synthetic = Callable[..., StoredRun]
 HOSTILE = "[red]evil[/red]\x1b[31m\x1b]0;title\x07\x1b[2J\nnext\u202eline :smile: |`<b>"

@@ -1,0 +1,131 @@
+"""What a worker answers when a generator misbehaves, asked in this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dlmbench.models.pairs import load_pair
+from dlmbench.profiles.record import Cell
+
+PLUG = """
+import torch
+from dlmbench import InputError
+
+class Good:
+    side = "ar"
+    forwards = None
+    def __init__(self, context): pass
+    def prepare(self, shape, settings): pass
+    def generate(self, request, observer):
+        rows, length = request.prompt_ids.shape[0], request.length
+        out = torch.full((rows, length), request.seed % 100, dtype=torch.int64)
+        for i in range(length):
+            with observer.forward("target", "decode", rows, 1, i + 1, rows, "causal"):
+                pass
+            observer.write(None, out[:, i : i + 1], i, offset=i)
+        return self.finish(out)
+    def finish(self, out): return out
+
+class Raises(Good):
+    def finish(self, out): raise RuntimeError("boom\\non two lines \\x1b[31m")
+class Refuses(Good):
+    def prepare(self, shape, settings): raise InputError("not this shape")
+class Wants(Good):
+    def finish(self, out): return torch.empty(1 << 60, dtype=torch.uint8)
+class Host(Good):
+    def finish(self, out): raise MemoryError("too much")
+class Short(Good):
+    def finish(self, out): return out[:, :-1]
+class Undecodable(Good):
+    def finish(self, out): raise OSError("\\udcff.bin")
+class Silent(Good):
+    def generate(self, request, observer):
+        return torch.zeros(request.prompt_ids.shape[0], request.length, dtype=torch.int64)
+class Masked(Good):
+    side = "diffusion"
+    def finish(self, out): return torch.full_like(out, 4095)
+"""
+
+
+@pytest.fixture
+def ask(tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """`ask(factory, operation…)`: a worker with a cell of that plug-in; the reply as the parent would read it."""
+    from dlmbench.bench.worker import Worker, _answer
+
+    plug = tmp_path / "plug.py"
+    plug.write_text(PLUG)
+    worker = Worker()
+
+    def request(operation: str, **fields: Any) -> dict[str, Any]:
+        return json.loads(json.dumps(_answer(worker, {"op": operation, **fields})))
+
+    assert request(
+        "load", generator="x", config=load_pair("small").ar.backbone.model_dump(), weights="random", seed=0,
+        dtype="float32", kv_dtype=None, device="cpu", threads=1, prompts=None, tokenizer=None,
+    )["ok"]  # fmt: skip
+
+    def sampled(factory: str, **cell: Any) -> dict[str, Any]:
+        values = {"pair": "small", "side": "ar", "generator": f"{plug}:{factory}", "length": 4, **cell}
+        opened = request("open", id="c", cell=Cell(**values).model_dump())
+        if not opened["ok"]:
+            return opened
+        return request("sample", id="c", order=0, round=0, prompt=0, seed=3, started_s=0.0)
+
+    return sampled
+
+
+def test_a_plug_in_that_keeps_to_the_protocol_is_measured(ask: Callable[..., dict[str, Any]]) -> None:
+    sample = ask("Good", batch=2)["sample"]
+    assert (sample["nfe"], sample["output_tokens"], sample["rows_tokens"]) == (4, 8, [4, 4])
+    assert list(sample["time_to_k_s"]) == ["1", "2", "4"]
+
+
+@pytest.mark.parametrize(
+    ("factory", "code", "words"),
+    [
+        ("Raises", "crash", "RuntimeError: boom on two lines"),
+        ("Refuses", "input", "not this shape"),
+        ("Wants", "out_of_memory", "allocate memory"),
+        ("Host", "out_of_memory", "MemoryError: too much"),
+        ("Short", "work", "returned tokens (1, 3), expected (1, 4)"),
+        ("Silent", "work", "announced 0 of 4 tokens"),
+        ("Undecodable", "crash", "OSError"),
+    ],
+)
+def test_what_goes_wrong_has_a_code_and_one_line(
+    ask: Callable[..., dict[str, Any]], factory: str, code: str, words: str
+) -> None:
+    reply = ask(factory)
+    assert (reply["ok"], reply["code"]) == (False, code)
+    assert words in reply["message"]
+    assert "\n" not in reply["message"]
+
+
+def test_masks_left_in_the_output_are_other_work(ask: Callable[..., dict[str, Any]]) -> None:
+    reply = ask("Masked", side="diffusion", steps=4)
+    assert (reply["code"], reply["message"]) == ("work", "left masked positions in its output")
+
+
+@pytest.mark.parametrize(("side", "generator", "steps"), [("ar", "ar", None), ("diffusion", "masked-diffusion", 2)])
+def test_the_built_in_generators_do_the_work_that_their_cell_promises(
+    tmp_path: Path, side: str, generator: str, steps: int | None
+) -> None:
+    from dlmbench.bench.worker import Worker
+
+    worker = Worker()
+    worker.load(
+        generator=generator, config=load_pair("small").ar.backbone.model_dump(), weights="random", seed=0,
+        dtype="float32", kv_dtype=None, device="cpu", threads=1, prompts=None, tokenizer=None,
+    )  # fmt: skip
+    cell = Cell(pair="small", side=side, generator=generator, length=4, steps=steps, batch=2)
+    worker.open(id="c", cell=cell.model_dump())
+    sample = worker.sample(id="c", order=0, round=0, prompt=0, seed=1, started_s=0.0)["sample"]
+    assert sample["nfe"] == (steps or 4)
+    assert sample["output_tokens"] == sample["canvas_tokens"] == 8
+    # AR: 2 rows of 32 + 3 positions. Diffusion: 2 forwards of 2 rows of 36.
+    assert sample["forward_tokens"] == (2 * 35 if side == "ar" else 2 * 2 * 36)
