@@ -70,8 +70,11 @@ class OpenCell:
         self.clock.settle()
         return time.perf_counter() - begin
 
-    def warm_up(self, limit_s: float) -> Warmup:
-        """Generate until the medians of two consecutive windows agree; the first generation never counts."""
+    def warm_up(self, limit_s: float, hard_limit_s: float) -> Warmup:
+        """Generate until the medians of two consecutive windows agree; the first generation never counts.
+
+        Gives up after `limit_s` and three generations, the fewest that can agree, or after `hard_limit_s`.
+        """
         begin = time.perf_counter()
         latencies: list[float] = []
         steady, made, window = False, 0, 1
@@ -83,8 +86,13 @@ class OpenCell:
                 # Short generations are judged in windows of up to five, so that one hiccup does not decide.
                 window = max(1, min(5, int(0.05 / max(trace.latency_s, 1e-9)))) if made == 2 else window
                 steady = windows_agree(latencies, window)
-            if time.perf_counter() - begin > limit_s:
+            spent = time.perf_counter() - begin
+            if spent > hard_limit_s or (spent > limit_s and made >= 3):
                 break
+        # What lives by now (libraries, model, caches) is left out of the collection before each sample, which would
+        # otherwise take longer than many a sample.
+        gc.collect()
+        gc.freeze()
         return Warmup(samples=made, seconds=time.perf_counter() - begin, steady=steady)
 
     def sample(self, *, order: int, round_index: int, prompt: int, seed: int, started_s: float) -> Sample:

@@ -110,7 +110,7 @@ def with_budget(suite: Suite, budget_s: float, trials: int) -> Suite:
 def adopted(options: RunOptions, recorded: dict[str, Any]) -> RunOptions:
     """The options of a resumed run: the recorded ones, since a run may not change its question half-way."""
     known = {name: value for name, value in recorded.items() if name in RunOptions.__dataclass_fields__}
-    for name in ("prompts", "tokenizer", "out"):
+    for name in ("prompts", "tokenizer"):
         if known.get(name) is not None:
             known[name] = Path(known[name])
     tuples = {name: tuple(value) for name, value in known.items() if isinstance(value, list)}

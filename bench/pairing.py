@@ -1,8 +1,8 @@
 """One pairing: live workers that take samples in turn, A B C … C B A, until every cell has had enough.
 
 Each round visits every open cell once, in palindromic order, so that a drift of the machine falls on all of them
-alike; the log-ratio of two cells is formed round by round. A diffusion cell leaves when its interval is narrow or its
-budget is spent; the AR cells stay as long as anyone needs them for a ratio.
+alike; the log-ratio of two cells is formed round by round. A diffusion cell leaves when its interval is narrow or the
+pairing's budget is spent; the AR cells stay as long as anyone needs them for a ratio.
 """
 
 from __future__ import annotations
@@ -104,10 +104,14 @@ class PairingRun:
             reply = self._ask(cell.generator, "open", id=state.id, cell=cell.model_dump())
             state.prepare_s = reply["prepare_s"]
             self._watcher.cell(cell, "warm-up")
-            limit = min(self._suite.warmup_s, 4 * self._pairing.budget_s)
-            state.warmup = Warmup.model_validate(
-                self._ask(cell.generator, "warmup", id=state.id, limit_s=limit)["warmup"]
+            reply = self._ask(
+                cell.generator,
+                "warmup",
+                id=state.id,
+                limit_s=min(self._suite.warmup_s, 4 * self._pairing.budget_s),
+                hard_limit_s=self._suite.warmup_s,
             )
+            state.warmup = Warmup.model_validate(reply["warmup"])
 
         self._guard(state, work)
 
@@ -158,19 +162,22 @@ class PairingRun:
         """Decide whether a cell has had enough, and by which rule."""
         if not state.open or state.stop is not None:
             return
-        suite, budget = self._suite, self._pairing.budget_s
+        suite = self._suite
         good, width = len(state.good), median_half_width(state.good)
+        # One budget for the whole pairing: a round visits every cell, so a slow cell takes more of it than a fast one.
+        budget = self._pairing.budget_s * len(self._cells)
+        spent = sum(each.spent_s for each in self._cells)
         if good >= suite.min_samples and width is not None and width <= suite.target_ci:
             text = f"the interval of the median reached +-{width:.2%}, target +-{suite.target_ci:.2%}"
             state.stop = Stop(rule="target_ci", message=text, half_width=width)
         elif good >= suite.max_samples:
             text = f"{good} samples taken, the most allowed"
             state.stop = Stop(rule="max_samples", message=text, half_width=width)
-        # Past twice the budget, fewer samples than the minimum must do: a slow cell may not eat the whole run.
-        elif (state.spent_s >= budget and good >= suite.min_samples) or (state.spent_s >= 2 * budget and good):
-            text = f"{state.spent_s:.2f} s sampled, budget {budget:g} s"
+        # Past twice the budget, fewer samples than the minimum must do: slow cells may not eat the whole run.
+        elif good and spent >= (budget if good >= suite.min_samples else 2 * budget):
+            text = f"the pairing sampled {spent:.2f} s, its budget is {budget:g} s"
             state.stop = Stop(rule="budget", message=text, half_width=width)
-        elif state.spent_s >= 4 * budget:
+        elif spent >= 4 * budget:
             state.stop = Stop(rule="budget", message="every sample within the budget was disturbed", half_width=None)
 
     def _calibrate(self) -> Calibration | None:

@@ -82,7 +82,8 @@ class Progress:
         if self._live is None:
             sampled = f", {self._count} samples {width}" if self._count else ""
             line = f"[{self._number + 1}/{self._total}] {self._pairing} process {self._process}: "
-            self._console.print(Text(line + f"{self._phase} {self._cell}{sampled}; {clock}"), soft_wrap=True)
+            what = f"{self._phase} {self._cell}".rstrip()
+            self._console.print(Text(f"{line}{what}{sampled}; {clock}"), soft_wrap=True)
             return
         table = Table.grid(padding=(0, 1))
         table.add_row("pairing", Text(f"{self._pairing}, process {self._process}"))

@@ -131,7 +131,8 @@ def _new_run(options: RunOptions, plan: Plan, command: Sequence[str], folder: Pa
 
 
 def _plain(options: dict[str, Any]) -> dict[str, Any]:
-    return {name: str(value) if isinstance(value, Path) else value for name, value in options.items()}
+    kept = {name: value for name, value in options.items() if name != "out"}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in kept.items()}
 
 
 def _measure(run: Run, plan: Plan, folder: Path, done: frozenset[str], progress: Progress) -> StoredRun:

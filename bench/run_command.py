@@ -12,6 +12,7 @@ from rich.text import Text
 
 from ..profiles.record import Calibration, Cell
 from ..profiles.store import StoredRun
+from ..reports.format import format_number
 from .estimate import PAIRING_S, REPORT_S, START_S, available_b, latency_s, memory_b
 from .options import RunOptions
 from .plan import Plan, make_plan
@@ -122,29 +123,33 @@ def dry_run_command(options: RunOptions, console: Console) -> dict[str, Any]:
 
 
 def _show_dry_run(plan: Plan, document: dict[str, Any], console: Console) -> None:
-    table = Table(box=None, pad_edge=False, padding=(0, 1))
-    table.add_column("cell", overflow="fold")
-    for header in ("processes", "one generation, about", "memory, about"):
-        table.add_column(header, justify="right")
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("cell", overflow="fold", min_width=28)
+    table.add_column("processes", justify="right")
+    table.add_column("one generation", justify="right", no_wrap=True)
+    table.add_column("memory", justify="right", no_wrap=True)
     for cell in document["cells"]:
-        memory = f"{cell['memory_estimate_b'] / 1e9:.2f} GB"
-        table.add_row(
-            Text(cell["key"]),
-            str(cell["processes"]),
-            f"{cell['latency_estimate_s']:.3g} s",
-            memory if cell["fits"] else Text(f"{memory}: does not fit", style="yellow"),
-        )
+        memory = Text(f"~{cell['memory_estimate_b'] / 1e9:.2f} GB", style="" if cell["fits"] else "yellow")
+        latency = f"~{format_number(cell['latency_estimate_s'], 's')}"
+        table.add_row(Text(cell["key"]), str(cell["processes"]), latency, memory)
     console.print(table)
     have = document["memory_available_b"]
     free = "unknown" if have is None else f"{have / 1e9:.2f} GB"
     console.print(
-        f"{len(document['cells'])} cells, {plan.trials} trials on {plan.device} with {plan.threads} threads; "
-        f"about {document['duration_estimate_s']:.0f} s (within a factor of two); memory free {free}."
+        f"{len(document['cells'])} cells, {plan.trials} trials on {plan.device}, {plan.threads} thread(s); about "
+        f"{_duration(document['duration_estimate_s'])}, within a factor of two. Memory free: {free}."
     )
     for key, why in plan.unfit.items():
         console.print(Text(f"{key} {why}", style="yellow"), soft_wrap=True)
     for name in document["alternates_in_blocks"]:
         console.print(Text(f"{name}: both sides do not fit together; they would alternate in blocks"), soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    """Seconds in the unit that a person would plan in."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _peaks(plan: Plan) -> dict[str, Calibration]:

@@ -42,6 +42,8 @@ def median_half_width(values: Sequence[float]) -> float | None:
     """
     if len(values) < 3:
         return None
+    if min(values) == max(values):
+        return 0.0
     logs = np.log(np.asarray(values, dtype=float))
     # 1.4826 makes the median absolute deviation estimate a normal distribution's standard deviation.
     spread = 1.4826 * float(np.median(np.abs(logs - np.median(logs)))) or float(logs.std(ddof=1))

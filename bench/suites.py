@@ -118,7 +118,7 @@ class Grid(BaseModel):
 
 
 class Suite(BaseModel):
-    """A named sweep. `budget_s` is seconds of sampling per cell and process, warm-up apart.
+    """A named sweep. `budget_s` is seconds of sampling per cell and process, pooled over a pairing, warm-up apart.
 
     `target_ci` is the relative half-width of the within-process interval of the median at which a cell is done;
     `foreign_limit` the processor time beyond the free cores, in cores, above which a sample is discarded (null: never).

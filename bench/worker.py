@@ -78,9 +78,6 @@ class Worker:
             )
         self._prompts = default_prompts(chosen) if prompts is None else load_prompts(Path(prompts), chosen)
         self._unit_cost = unit_cost_s(self._clock)
-        # What is loaded by now lives as long as the process: without it, a collection before each sample is short.
-        gc.collect()
-        gc.freeze()
         state = git_state(_PACKAGE)
         info = WorkerInfo(
             pid=os.getpid(),
@@ -101,10 +98,10 @@ class Worker:
         self._cells[id] = opened
         return {"prepare_s": opened.prepare()}
 
-    def warmup(self, *, id: str, limit_s: float) -> dict[str, Any]:
-        """Generate until consecutive windows agree, or for `limit_s`."""
+    def warmup(self, *, id: str, limit_s: float, hard_limit_s: float) -> dict[str, Any]:
+        """Generate until consecutive windows agree, within limits."""
         reset_peak(self._device)
-        warmup = self._cells[id].warm_up(limit_s)
+        warmup = self._cells[id].warm_up(limit_s, hard_limit_s)
         self._cells[id].memory_peak_b = read_peak_b(self._device)
         return {"warmup": warmup.model_dump()}
 
@@ -131,6 +128,7 @@ class Worker:
     def release(self) -> dict[str, Any]:
         """Drop all cells and give freed memory back, before the next shape."""
         self._cells.clear()
+        gc.unfreeze()
         gc.collect()
         if self._device.startswith("cuda"):
             torch.cuda.empty_cache()

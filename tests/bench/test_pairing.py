@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from dlmbench.bench import pairing
 from dlmbench.bench.handle import WorkerFailedError
 from dlmbench.bench.pairing import Crew, PairingRun
 from dlmbench.bench.suites import Pairing, Suite, checked_suite
@@ -122,16 +121,6 @@ def test_prompts_and_seeds_never_repeat_over_rounds_and_processes(scene: Scene, 
         assert not seen & drawn
         seen |= drawn
     assert len({prompt for prompt, _ in seen}) == len({seed for _, seed in seen}) == 300
-
-
-def test_even_long_processes_do_not_reach_the_prompts_of_the_next(
-    fakes: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pairing, "median_half_width", lambda values: None)
-    scene = Scene(fakes, cells=(fakes.cell(),))
-    (long,) = scene.measure(0, max_samples=10_050).values()
-    (following,) = scene.measure(1).values()
-    assert max(s.prompt for s in long.samples) < following.samples[0].prompt
 
 
 def test_the_seed_of_the_suite_changes_the_draws_and_not_the_prompts(scene: Scene) -> None:
