@@ -38,11 +38,19 @@ def memory_b(cell: Cell, pair: Pair, device: str) -> int:
     if cell.side == "ar":
         cache = cell.batch * positions * config.kv_bytes_per_token(cell.kv_dtype or cell.dtype)
         live = cell.batch * (max(cell.prompt_length, 1) * per_position + config.vocab_size * (width + 4))
+        if cell.batch == 1 and cell.engine == "eager" and cell.dtype == "float32" and not device.startswith("cuda"):
+            weights += _transposed_b(config)
     else:
         cache = 0
         block = cell.block_length or cell.length
         live = cell.batch * (positions * per_position + block * config.vocab_size * width) + (16 << 20)
     return int(weights + cache + live + _PROCESS_B["cuda" if device.startswith("cuda") else "cpu"])
+
+
+def _transposed_b(config: BackboneConfig) -> int:
+    """Second copies of the wide weights, which a batch of one decodes faster with (see `models.linear`)."""
+    wide = config.query_size + 2 * config.kv_size + 2 * config.intermediate_size
+    return 4 * config.hidden_size * (config.num_hidden_layers * wide + config.vocab_size)
 
 
 def available_b(device: str) -> int | None:
