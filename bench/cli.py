@@ -132,10 +132,9 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Show a run as tables in the terminal."""
-    from ..profiles.store import read_run
-    from .run_command import run_document
+    from .run_command import run_document, stored_run
 
-    stored = read_run(run)
+    stored = stored_run(run)
     if as_json:
         _print_json(run_document(stored))
         return
@@ -154,10 +153,9 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write a run's report: HTML, PNG, Markdown, CSV, Parquet, pytest-benchmark JSON."""
-    from ..profiles.store import read_run
-    from .run_command import export_report, write_report
+    from .run_command import export_report, stored_run, write_report
 
-    stored = read_run(run)
+    stored = stored_run(run)
     files = [*write_report(stored), *export_report(stored)]
     document: dict[str, Any] = {"run": str(run), "files": [str(path) for path in files]}
     if archive is not None:
@@ -183,10 +181,10 @@ def compare(
     """Compare runs side by side, with intervals."""
     from dataclasses import asdict
 
-    from ..profiles.store import read_run
     from ..reports.compare import compare_runs, show_comparison
+    from .run_command import stored_run
 
-    comparison = compare_runs([read_run(path) for path in runs])
+    comparison = compare_runs([stored_run(path) for path in runs])
     if as_json:
         _print_json(_plain(asdict(comparison)))
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ from rich.table import Table
 from rich.text import Text
 
 from ..profiles.record import Calibration, Cell
-from ..profiles.store import StoredRun
+from ..profiles.store import StoredRun, read_run
 from ..reports.format import format_number
 from .estimate import PAIRING_S, REPORT_S, START_S, available_b, latency_s, memory_b
 from .options import RunOptions
 from .plan import Plan, make_plan
 from .progress import Progress
 from .run import resume_run, start_run
+from .summary import measurements
 
 
 def run_command(
@@ -43,6 +45,14 @@ def run_command(
         if path.suffix in (".html", ".md"):
             console.print(Text(str(path)), soft_wrap=True)
     return run_document(stored, files)
+
+
+def stored_run(folder: Path) -> StoredRun:
+    """A run from disk; of one that was cut off, what its trials say so far."""
+    stored = read_run(folder)
+    if stored.measurements or not stored.trials:
+        return stored
+    return replace(stored, measurements=tuple(measurements(stored.trials)))
 
 
 def run_document(stored: StoredRun, files: Sequence[Path] = ()) -> dict[str, Any]:
