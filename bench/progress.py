@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from rich.console import Console, Group
+from rich.console import Console
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -86,9 +86,11 @@ class Progress:
             self._console.print(Text(f"{line}{what}{sampled}; {clock}"), soft_wrap=True)
             return
         table = Table.grid(padding=(0, 1))
-        table.add_row("pairing", Text(f"{self._pairing}, process {self._process}"))
-        table.add_row("cell", Text(self._cell))
+        done = f"{self._number + 1} of {self._total}, process {self._process}"
+        bar = ProgressBar(total=self._total, completed=self._number, width=min(60, self._console.width - 12))
+        table.add_row("", bar)
+        table.add_row("pairing", Text(f"{self._pairing} ({done})"))
+        table.add_row("cell", Text(self._cell or "-"))
         table.add_row("phase", Text(f"{self._phase}, {self._count} samples {width}" if self._count else self._phase))
         table.add_row("time", Text(clock))
-        bar = ProgressBar(total=self._total, completed=self._number, width=min(60, self._console.width - 2))
-        self._live.update(Group(bar, table), refresh=True)
+        self._live.update(table, refresh=True)

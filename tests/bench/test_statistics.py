@@ -16,8 +16,8 @@ from dlmbench.bench.statistics import (
     effective_size,
     median_half_width,
     over_processes,
-    windows_agree,
 )
+from dlmbench.bench.steady import windows_agree
 
 positive = st.floats(min_value=1e-6, max_value=1e6)
 
