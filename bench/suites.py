@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-import tomllib
 from collections.abc import Iterator, Sequence
-from importlib import resources
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -21,6 +18,7 @@ from ..models.names import MASKED_DIFFUSION
 from ..models.pairs import Pair
 from ..models.plugins import side_of
 from ..models.schedule import steps_per_block
+from ..models.tables import read_table, shipped
 from ..profiles.record import Cell, Decode, LengthPolicy
 
 _RELATIVE = re.compile(r"L(?:/([1-9][0-9]*))?|[1-9][0-9]*")
@@ -159,33 +157,14 @@ class Pairing(BaseModel):
 
 def suite_names() -> list[str]:
     """Names of the suites that ship."""
-    folder = resources.files(__package__) / "suites"
-    return sorted(entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return shipped(__package__, "suites")
 
 
 def load_suite(reference: str) -> Suite:
     """A shipped suite by name, or one from a `.toml` file. Raises InputError naming file, key and expectation."""
-    if reference.endswith(".toml"):
-        path = Path(reference)
-        try:
-            return _parse(path.stem, path.read_text(encoding="utf-8"), str(path))
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"suite file {path}: cannot be read ({error}); give a readable TOML file") from None
-    entry = resources.files(__package__) / "suites" / f"{reference}.toml"
-    if "/" in reference or "\\" in reference or not entry.is_file():
-        raise InputError(
-            f"suite {reference!r} is unknown; choose from {', '.join(suite_names())}, or give a .toml file"
-        )
-    return _parse(reference, entry.read_text(encoding="utf-8"), f"{reference}.toml")
-
-
-def _parse(name: str, text: str, place: str) -> Suite:
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"suite file {place}: not valid TOML ({error})") from None
+    name, table, place = read_table(reference, kind="suite", package=__package__, folder="suites")
     if "name" in table:
-        raise InputError(f"suite file {place}: name: a suite is named by its file; remove the key")
+        raise InputError(f"suite {place}: name: a suite is named by its file; remove the key")
     return checked_suite({"name": name, **table}, place)
 
 

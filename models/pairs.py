@@ -6,9 +6,6 @@ fields, and, per side, an optional `generator` and `[ar.backbone]` / `[diffusion
 
 from __future__ import annotations
 
-import tomllib
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -16,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from .. import InputError
 from .config import BackboneConfig
 from .names import AR, MASKED_DIFFUSION
+from .tables import read_table, shipped
 
 
 class SideSpec(BaseModel):
@@ -58,34 +56,17 @@ class Pair(BaseModel):
 
 def pair_names() -> list[str]:
     """Names of the pairs that ship, smallest first."""
-    folder = resources.files(__package__) / "pairs"
-    names = [entry.name.removesuffix(".toml") for entry in folder.iterdir() if entry.name.endswith(".toml")]
+    names = shipped(__package__, "pairs")
     return sorted(names, key=lambda name: (load_pair(name).ar.backbone.total_parameters, name))
 
 
 def load_pair(reference: str) -> Pair:
     """A shipped pair by name, or one from a `.toml` file. Raises InputError naming file, key and expectation."""
-    if reference.endswith(".toml"):
-        path = Path(reference)
-        try:
-            return _parse(path.stem, path.read_text(encoding="utf-8"), str(path))
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"pair file {path}: cannot be read ({error}); give a readable TOML file") from None
-    entry = resources.files(__package__) / "pairs" / f"{reference}.toml"
-    if "/" in reference or "\\" in reference or not entry.is_file():
-        raise InputError(f"pair {reference!r} is unknown; choose from {', '.join(pair_names())}, or give a .toml file")
-    return _parse(reference, entry.read_text(encoding="utf-8"), f"{reference}.toml")
-
-
-def _parse(name: str, text: str, place: str) -> Pair:
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{place}: not valid TOML ({error})") from None
+    name, table, place = read_table(reference, kind="pair", package=__package__, folder="pairs")
     base = table.pop("backbone", None)
     if not isinstance(base, dict):
         raise InputError(f"{place}: [backbone] is missing; expected a table of the backbone's shape")
-    sides = {side: _side(table.pop(side, {}), base, side, place) for side in ("ar", "diffusion")}
+    sides = {side: _side(table.pop(side, {}), base, side, f"{place}") for side in ("ar", "diffusion")}
     try:
         return Pair.model_validate({"name": name, **table, **sides})
     except ValidationError as error:

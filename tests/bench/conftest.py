@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -80,14 +80,14 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 
 @pytest.fixture
-def handles(monkeypatch: pytest.MonkeyPatch) -> Iterator[type]:
+def handles(monkeypatch: pytest.MonkeyPatch) -> type:
     """Sweeps in this test start fake workers: the class `Handle`, whose `started` and `plan` are fresh."""
     from dlmbench.bench import sweep
 
     monkeypatch.setattr(_fakes.Handle, "started", [])
     monkeypatch.setattr(_fakes.Handle, "plan", staticmethod(lambda _: None))
     monkeypatch.setattr(sweep, "WorkerHandle", _fakes.Handle)
-    yield _fakes.Handle
+    return _fakes.Handle
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from dlmbench.bench.handle import WorkerFailedError
 from dlmbench.profiles.record import Calibration, Cell, Sample, Trial, WorkerInfo
@@ -147,8 +147,8 @@ class Worker:
 class Handle:
     """A worker as a sweep starts it. `started` lists all of a session; `plan(handle)` may script each one's worker."""
 
-    started: list[Handle] = []
-    plan: Callable[[Handle], None] = staticmethod(lambda _: None)
+    started: ClassVar[list[Handle]] = []
+    plan: ClassVar[Callable[[Handle], None]] = staticmethod(lambda _: None)
     pause_s = 0.0
 
     def __init__(self, log: Path, threads: int, device: str) -> None:

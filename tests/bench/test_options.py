@@ -181,7 +181,7 @@ def test_recorded_options_come_back_equal(options: RunOptions) -> None:
     for name in RunOptions.__dataclass_fields__:
         assert options is not FULL or getattr(FULL, name) != getattr(RunOptions(), name), f"{name} is not exercised"
     recorded = json.loads(json.dumps(_plain(asdict(options))))
-    assert adopted(RunOptions(), recorded) == options
+    assert adopted(RunOptions(), recorded) == replace(options, out=None), "all but the folder, which may move"
 
 
 def test_recorded_options_win_over_flags_and_newer_ones_are_passed_over() -> None:

@@ -154,20 +154,31 @@ def test_a_noisy_cell_stops_at_the_largest_number_of_samples(scene: Scene) -> No
         assert trial.stop.half_width is not None
 
 
-def test_the_budget_ends_a_cell_once_it_has_enough_samples(scene: Scene) -> None:
+def test_the_budget_ends_a_cell_once_it_has_enough_samples(fakes: ModuleType) -> None:
     # 10 and 13 ms in turn: 10, 23, 33, 46 ms. The budget of 40 ms is reached with the fourth.
-    for trial in scene.measure(budget_s=0.04, max_samples=100).values():
-        assert len(trial.samples) == 4
-        assert trial.stop is not None
-        assert (trial.stop.rule, trial.stop.message) == ("budget", "0.05 s sampled, budget 0.04 s")
+    (trial,) = Scene(fakes, cells=(fakes.cell(),)).measure(budget_s=0.04, max_samples=100).values()
+    assert len(trial.samples) == 4
+    assert trial.stop is not None
+    assert (trial.stop.rule, trial.stop.message) == ("budget", "the pairing sampled 0.05 s, its budget is 0.04 s")
 
 
-def test_a_slow_cell_may_stop_below_the_smallest_number(scene: Scene) -> None:
-    # One sample takes 10 ms, twice the budget of 5 ms.
-    for trial in scene.measure(budget_s=0.005).values():
-        assert len(trial.samples) == 1
-        assert trial.stop is not None
-        assert (trial.stop.rule, trial.stop.half_width) == ("budget", None)
+def test_twice_the_budget_ends_a_cell_below_the_smallest_number(fakes: ModuleType) -> None:
+    # One sample takes 10 ms, more than twice the budget of 4 ms.
+    (trial,) = Scene(fakes, cells=(fakes.cell(),)).measure(budget_s=0.004).values()
+    assert len(trial.samples) == 1
+    assert trial.stop is not None
+    assert (trial.stop.rule, trial.stop.half_width) == ("budget", None)
+
+
+def test_cells_share_the_budget_of_their_pairing(fakes: ModuleType) -> None:
+    """AR takes 10 ms a sample, diffusion 90 ms, of 2 x 100 ms.
+
+    After two rounds 200 ms are spent, but two samples are too few; each stops with its third.
+    """
+    scene = Scene(fakes, cells=(fakes.cell(), fakes.cell("d", 8)))
+    scene.workers["ar"].latency, scene.workers["d"].latency = (lambda *_: 0.01), (lambda *_: 0.09)
+    ar, slow = scene.measure(budget_s=0.1, max_samples=100, min_samples=3, target_ci=NEVER).values()
+    assert len(ar.samples) == len(slow.samples) == 3
 
 
 def test_warm_up_is_limited_by_the_suite_and_by_the_budget(scene: Scene) -> None:

@@ -250,7 +250,7 @@ def test_a_pair_name_that_no_file_can_have_is_refused(tmp_path: Path, name: str)
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(".x:f", marks=bug("import_module() raises TypeError for a relative name")),
+        ".x:f",
         ":f",
         "x:",
         "a..b:f",

@@ -1,4 +1,4 @@
-"""Whole runs: what they leave on disk, how they stop, and how they go on. Workers are fake except where a test is slow."""
+"""Whole runs: what they leave on disk, how they stop, how they go on. Workers are fake except in the slow tests."""
 
 from __future__ import annotations
 
@@ -473,7 +473,8 @@ def test_ctrl_c_ends_workers_and_says_how_to_go_on(tmp_path: Path, number: signa
     suite, folder = tmp_path / "tiny.toml", tmp_path / "run"
     suite.write_text(TINY)
     process = subprocess.Popen(
-        [sys.executable, "-m", "dlmbench.bench.cli", "run", suite, "--device", "cpu", "--threads", "1", "--out", folder],
+        [sys.executable, "-m", "dlmbench.bench.cli", "run", suite, "--device", "cpu", "--threads", "1",
+         "--out", folder],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     parent, workers = psutil.Process(process.pid), []
@@ -588,4 +589,6 @@ def test_options_survive_the_record(tmp_path: Path, handles: Any, suite_file: Pa
     stored = start_run(options, make_plan(options), (), silent())
     from dlmbench.bench.options import adopted
 
-    assert adopted(RunOptions(), stored.run.settings["options"]) == replace(options)
+    assert adopted(RunOptions(), stored.run.settings["options"]) == replace(options, out=None), (
+        "a moved run is resumed where it lies"
+    )
