@@ -6,7 +6,10 @@ Exit codes: 0 done, 1 a failed check, 2 bad input, 3 inconclusive, 4 invalid mea
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -40,7 +43,7 @@ def _items(text: str | None) -> tuple[str, ...]:
 def _numbers(flag: str, text: str | None, least: int = 1) -> tuple[int, ...]:
     values = []
     for part in _items(text):
-        if not part.isdecimal() or int(part) < least:
+        if not re.fullmatch(r"[0-9]{1,9}", part) or int(part) < least:
             raise InputError(f"{flag} {part!r}: expected integers from {least}, separated by commas")
         values.append(int(part))
     return tuple(values)
@@ -255,8 +258,15 @@ def _main(
     """Global options."""
 
 
+class _Console(Console):
+    """A console whose reader may go away (`| head`): that is no failed check, so it ends with 0."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def _console(to_stderr: bool = False) -> Console:
-    return Console(stderr=to_stderr, highlight=False)
+    return _Console(stderr=to_stderr, highlight=False)
 
 
 def _plain(value: Any) -> Any:
@@ -272,28 +282,48 @@ def _plain(value: Any) -> Any:
 
 def main() -> None:
     """Run a command; turn what goes wrong into one clear line and an exit code."""
+    sys.exit(_guarded())
+
+
+def _guarded() -> int:
     try:
-        app()
+        code = app(standalone_mode=False)
+        sys.stdout.flush()
+        return code if isinstance(code, int) else 0
     except InputError as error:
-        _say(f"dlmbench: {error}")
-        sys.exit(BAD_INPUT)
+        _say(str(error))
+        return BAD_INPUT
     except KeyboardInterrupt:
-        _say("dlmbench: interrupted")
-        sys.exit(INTERRUPTED)
+        _say("interrupted")
+        return INTERRUPTED
     except BrokenPipeError:
-        # The reader went away (`| head`): nothing is left to say, and nobody to say it to.
-        sys.stderr.close()
-        sys.exit(0)
+        # Nothing is left to say, and nobody to say it to; the interpreter must not try again when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
+            return _bug()
+        _say(f"the output cannot be written ({error.strerror}); make room and repeat the command")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BAD_INPUT
     except Exception as error:
+        if hasattr(error, "format_message"):  # what typer says of the command line itself
+            _say(f"{error.format_message()} See dlmbench --help.")
+            return BAD_INPUT
         if type(error).__name__ == "InterruptedRunError":
-            _say(f"dlmbench: interrupted; finished cells are kept, go on with: dlmbench run --resume {error}")
-            sys.exit(INTERRUPTED)
-        traceback.print_exc()
-        _say("dlmbench: this is a bug, please report the lines above with `dlmbench list devices` and the command")
-        sys.exit(BUG)
+            _say(f"interrupted; finished cells are kept, go on with: dlmbench run --resume {error}")
+            return INTERRUPTED
+        return _bug()
+
+
+def _bug() -> int:
+    traceback.print_exc()
+    _say("this is a bug, please report the lines above, the command, and what `dlmbench list devices` prints")
+    return BUG
 
 
 def _say(message: str) -> None:
+    message = f"dlmbench: {message}"
     text = "".join(c if c.isprintable() else "?" for c in message)
     Console(stderr=True, highlight=False).print(Text(text), soft_wrap=True)
 

@@ -12,8 +12,8 @@ from rich.text import Text
 
 from ..profiles.doctor import examine, probe
 from ..profiles.environment import capture_environment
-from ..profiles.finding import default_threads
 from ..reports.plain import plain
+from .plan import choose_threads
 
 _STYLES = {"warning": "yellow", "info": "cyan", "ok": "green"}
 
@@ -21,7 +21,7 @@ _STYLES = {"warning": "yellow", "info": "cyan", "ok": "green"}
 def doctor_command(threads: int | None, console: Console) -> dict[str, Any]:
     """Examine this machine and show the findings, warnings first; changes nothing. Returns them as a document."""
     environment = capture_environment()
-    chosen = threads or default_threads(environment)
+    chosen = choose_threads(threads)
     findings = examine(environment, chosen, probe(output=Path.cwd()))
     table = Table.grid(padding=(0, 1))
     for finding in findings:

@@ -43,6 +43,10 @@ class WorkerHandle:
     def pid(self) -> int:
         return self._process.pid
 
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
     def send(self, operation: str, **fields: Any) -> None:
         """Send a request without waiting for its reply."""
         assert self._process.stdin is not None
@@ -70,10 +74,9 @@ class WorkerHandle:
         line, _, self._buffer = self._buffer.partition(b"\n")
         reply: dict[str, Any] = json.loads(line)
         if not reply.pop("ok"):
-            if "detail" in reply:
-                self._stderr.write(reply["detail"].encode())
-                self._stderr.flush()
-            raise WorkerFailedError(reply["code"], reply["message"], fatal=False)
+            self._stderr.write(_encodable(reply.get("detail", "")).encode())
+            self._stderr.flush()
+            raise WorkerFailedError(reply["code"], _encodable(reply["message"]), fatal=False)
         return reply
 
     def ask(self, operation: str, timeout_s: float, **fields: Any) -> dict[str, Any]:
@@ -111,6 +114,11 @@ class WorkerHandle:
     def _tail(self) -> str:
         lines = [line.strip() for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
         return lines[-1][:300] if lines else ""
+
+
+def _encodable(text: str) -> str:
+    """`text` without the lone surrogates by which Python carries bytes that are no Unicode."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def worker_variables(threads: int, device: str) -> dict[str, str]:

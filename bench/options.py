@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ def _on_pairs(grids: list[dict[str, Any]], wanted: tuple[str, ...]) -> list[dict
 
 def with_budget(suite: Suite, budget_s: float, trials: int) -> Suite:
     """The suite with `budget_s` seconds of sampling spread evenly over its `trials` trials."""
-    if budget_s <= 0:
+    if not 0 < budget_s < math.inf:
         raise InputError(f"--budget {budget_s:g}: expected a positive number of seconds")
     each = budget_s / trials
     grids = tuple(grid.model_copy(update={"budget_s": each}) for grid in suite.grid)

@@ -242,7 +242,8 @@ class PairingRun:
                 self._fail(state, error)
             return
         for state in mates:
-            if state.prepare_s is not None:
+            # Reopening one may kill the worker again, and that inner loss has then settled the rest.
+            if state.open and state.prepare_s is not None:
                 self._prepare(state)
 
     def _trial(self, state: _Open, before: Calibration | None, after: Calibration | None) -> Trial:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from typing import Any
 from .. import InputError
 from ..models.certificate import certificate
 from ..models.config import BackboneConfig
-from ..models.hf_config import read_config
 from ..models.names import RANDOM, RANDOM_DISTRIBUTION
 from ..models.pairs import Pair, load_pair
 from ..models.prompts import PromptSource, default_prompts, load_prompts
@@ -99,13 +99,13 @@ def choose_device(wanted: str) -> str:
         return "cuda" if _nvidia_devices() else "cpu"
     if wanted == "cpu":
         return wanted
-    kind, _, index = wanted.partition(":")
-    if kind != "cuda" or (":" in wanted and not index.isdigit()):
+    match = re.fullmatch(r"cuda(?::([0-9]{1,3}))?", wanted)
+    if match is None:
         raise InputError(f"--device {wanted!r}: unknown device; choose cpu, cuda, cuda:N or auto")
     count = _nvidia_devices()
     if not count:
         raise InputError(f"--device {wanted!r}: this machine shows no NVIDIA device; choose --device cpu")
-    if index and int(index) >= count:
+    if match[1] and int(match[1]) >= count:
         raise InputError(f"--device {wanted!r}: this machine has {count} devices, numbered from 0")
     return wanted
 
@@ -124,10 +124,10 @@ def choose_weights(reference: str) -> tuple[str, BackboneConfig | None]:
     """ "random", or the folder of a checkpoint (fetched where it is a hub id) and its shape."""
     if reference == RANDOM:
         return RANDOM, None
-    from ..models.hf_files import resolve  # imports torch, which only a checkpoint needs here
+    from ..models.checkpoints import checked, resolve  # imports torch, which only a checkpoint needs here
 
     folder = resolve(reference)
-    return str(folder.resolve()), read_config(folder)
+    return str(folder.resolve()), checked(folder).config
 
 
 def choose_threads(wanted: int | None) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
+import shutil
 import signal
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..profiles.environment import capture_environment
 from ..profiles.record import Calibration, Run, Trial
 from ..profiles.store import (
     RUN_FILE,
+    TRIALS_FILE,
     StoredRun,
     read_run,
     rewrite_trials,
@@ -31,49 +33,98 @@ from .progress import Progress
 from .summary import measurements
 from .sweep import Job, sweep
 
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # type: ignore[assignment]
+
 
 class InterruptedRunError(Exception):
     """The run was stopped by the user; what was finished is on disk."""
 
 
 def start_run(options: RunOptions, plan: Plan, command: Sequence[str], progress: Progress) -> StoredRun:
-    """Measure a plan into a new folder."""
+    """Measure a plan into a new folder. What is refused before anything was measured leaves no folder behind."""
     folder = new_folder(options, plan.suite.name)
     with _locked(folder):
-        run = _new_run(options, plan, command, folder)
+        run = _new_run(options, plan, command)
         write_run(folder, run)
-        return _measure(run, plan, folder, frozenset(), progress)
+        try:
+            return _measure(run, plan, folder, frozenset(), progress)
+        except InputError:
+            if not (folder / TRIALS_FILE).exists():
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
 
 
 def resume_run(folder: Path, options: RunOptions, suite_given: bool, progress: Progress) -> StoredRun:
     """Go on with a run that was cut off: finished pairings are kept, the rest is measured with the recorded options."""
+    folder = folder.resolve()
     stored = read_run(folder)
-    if suite_given and options.suite != stored.run.suite:
+    with _locked(folder), _where_it_started(stored.run):
+        plan = make_plan(_recorded(folder, stored.run, options, suite_given))
+        if tuple(pairing.cells for pairing in plan.pairings) != stored.run.plan:
+            raise InputError(
+                f"--resume {folder}: its cells are not those that suite {stored.run.suite!r} has now "
+                f"(the suite, a pair or the device has changed); start a new run"
+            )
+        wanted = {f"{p.name}#{process}": len(p.cells) for p in plan.pairings for process in range(p.processes)}
+        trials = read_run(folder).trials
+        counts = Counter(trial.pairing for trial in trials)
+        done = frozenset(name for name, count in counts.items() if wanted.get(name) == count)
+        kept = [trial for trial in trials if trial.pairing in done]
+        if len(kept) < len(trials) or not _ends_whole(folder):
+            rewrite_trials(folder, kept)
+        return _measure(stored.run, plan, folder, done, progress)
+
+
+def _recorded(folder: Path, run: Run, given: RunOptions, suite_given: bool) -> RunOptions:
+    """The options that the run was started with. Others beside --resume are refused, not passed over."""
+    if suite_given and given.suite != run.suite:
         raise InputError(
-            f"--resume {folder}: it is a run of suite {stored.run.suite!r}, not {options.suite!r}; "
+            f"--resume {folder}: it is a run of suite {run.suite!r}, not {given.suite!r}; "
             f"leave the suite out, or start a new run"
         )
-    plan = make_plan(adopted(options, stored.run.settings["options"]))
-    if tuple(pairing.cells for pairing in plan.pairings) != stored.run.plan:
+    if given != RunOptions(suite=given.suite):
         raise InputError(
-            f"--resume {folder}: its cells are not those that suite {stored.run.suite!r} has now "
-            f"(the suite, a pair or the device has changed); start a new run"
+            f"--resume {folder}: a run goes on with the flags that it was started with; leave all others out, "
+            f"or start a new run"
         )
-    with _locked(folder):
-        wanted = {f"{p.name}#{process}": len(p.cells) for p in plan.pairings for process in range(p.processes)}
-        counts: dict[str, int] = {}
-        for trial in stored.trials:
-            counts[trial.pairing] = counts.get(trial.pairing, 0) + 1
-        done = frozenset(name for name, count in counts.items() if wanted.get(name) == count)
-        rewrite_trials(folder, [trial for trial in stored.trials if trial.pairing in done])
-        return _measure(stored.run, plan, folder, done, progress)
+    try:
+        return adopted(given, run.settings["options"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(
+            f"{folder / RUN_FILE}: settings.options: cannot be used ({type(error).__name__}: {error}); "
+            f"restore the file or start a new run"
+        ) from None
+
+
+@contextmanager
+def _where_it_started(run: Run) -> Iterator[None]:
+    """Work in the folder that the run was started in, so that relative file names mean the same files."""
+    start = run.settings.get("cwd")
+    if not isinstance(start, str) or not Path(start).is_dir():
+        yield
+        return
+    with chdir(start):
+        yield
+
+
+def _ends_whole(folder: Path) -> bool:
+    """Whether the record of trials ends with a whole line: what is appended must not join a torn one."""
+    path = folder / TRIALS_FILE
+    return not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
 
 
 def new_folder(options: RunOptions, suite: str) -> Path:
     """Make the run's folder. Raises InputError where it exists with content, or cannot be written."""
     stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     folder = options.out or Path("runs") / f"{suite}-{stamp}-{secrets.token_hex(2)}"
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    try:
+        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    except OSError as error:
+        raise InputError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from None
+    if taken:
         hint = f"; --resume {folder} goes on with it" if (folder / RUN_FILE).exists() else ""
         raise InputError(f"--out {folder}: exists and is not an empty folder; choose another{hint}")
     try:
@@ -88,8 +139,11 @@ def new_folder(options: RunOptions, suite: str) -> Path:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Keep a second run out of the folder while this one writes to it."""
-    descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    """Keep a second run out of the folder while this one writes to it. The folder itself is locked: no file stays."""
+    if fcntl is None:  # Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -98,13 +152,17 @@ def _locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
-        (folder / ".lock").unlink(missing_ok=True)
 
 
-def _new_run(options: RunOptions, plan: Plan, command: Sequence[str], folder: Path) -> Run:
+def _new_run(options: RunOptions, plan: Plan, command: Sequence[str]) -> Run:
     environment = capture_environment()
     settings: dict[str, Any] = plan.suite.model_dump(mode="json", exclude={"grid", "name", "description"})
-    settings |= {"threads": plan.threads, "options": _plain(asdict(options)), "blockwise": sorted(plan.blockwise)}
+    settings |= {
+        "threads": plan.threads,
+        "blockwise": sorted(plan.blockwise),
+        "options": _plain(asdict(options)),
+        "cwd": os.getcwd(),
+    }
     return Run(
         id=secrets.token_hex(8),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -153,28 +211,38 @@ def _measure(run: Run, plan: Plan, folder: Path, done: frozenset[str], progress:
     )
     begin = time.monotonic()
     previous = signal.signal(signal.SIGTERM, _interrupt)
-    device_name, complete = "", False
+    device_name = ""
     try:
         with progress:
             device_name = sweep(job, progress)
-        complete = True
     except KeyboardInterrupt:
+        _conclude(run, folder, begin, device_name, complete=False)
         raise InterruptedRunError(str(folder)) from None
     except OSError as error:
+        # No summary is tried: it would fail for the same reason, and can be made from the trials at any time.
         raise InputError(
             f"{folder}: cannot be written ({error.strerror}); finished cells are kept, "
             f"make room and go on with: dlmbench run --resume {folder}"
         ) from None
     finally:
         signal.signal(signal.SIGTERM, previous)
-        trials = read_run(folder).trials
-        if complete or trials:
-            finished = datetime.now(UTC).isoformat(timespec="seconds") if complete else None
-            spent = (run.duration_s or 0.0) + time.monotonic() - begin
-            run = replace_run(run, trials, finished, spent, device_name)
-            write_measurements(folder, measurements(trials))
-            write_run(folder, run)
+    _conclude(run, folder, begin, device_name, complete=True)
     return read_run(folder)
+
+
+def _conclude(run: Run, folder: Path, begin: float, device_name: str, *, complete: bool) -> None:
+    """Write the measurements and the record as they are at the end of a session."""
+    trials = read_run(folder).trials
+    finished = datetime.now(UTC).isoformat(timespec="seconds") if complete else None
+    spent = (run.duration_s or 0.0) + time.monotonic() - begin
+    try:
+        write_measurements(folder, measurements(trials))
+        write_run(folder, replace_run(run, trials, finished, spent, device_name))
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written ({error.strerror}); every trial is kept, "
+            f"make room and go on with: dlmbench run --resume {folder}"
+        ) from None
 
 
 def replace_run(run: Run, trials: Sequence[Trial], finished: str | None, spent: float, device_name: str) -> Run:

@@ -21,9 +21,11 @@ from ..models.schedule import steps_per_block
 from ..models.tables import read_table, shipped
 from ..profiles.record import Cell, Decode, LengthPolicy
 
-_RELATIVE = re.compile(r"L(?:/([1-9][0-9]*))?|[1-9][0-9]*")
+_RELATIVE = re.compile(r"L(?:/([1-9][0-9]{0,8}))?|[1-9][0-9]{0,8}")
 
-Positive = Annotated[int, Field(ge=1)]
+# Strict: TOML has numbers of its own, so a truth value or a text is a mistake. No axis needs more than 10^9.
+Positive = Annotated[int, Field(ge=1, le=10**9, strict=True)]
+PositiveReal = Annotated[float, Field(gt=0, allow_inf_nan=False, strict=True)]
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Engine = Literal["auto", "eager", "compile", "cudagraph", "compile+cudagraph"]
 Kernel = Literal["auto", "flash", "efficient", "cudnn", "math"]
@@ -86,20 +88,20 @@ class Grid(BaseModel):
     tokens_per_step: tuple[Positive, ...] = ()
     block_lengths: tuple[Relative, ...] = Field(default=("L",), min_length=1)
     batches: tuple[Positive, ...] = Field(default=(1,), min_length=1)
-    prompt_lengths: tuple[Annotated[int, Field(ge=0)], ...] = Field(default=(32,), min_length=1)
+    prompt_lengths: tuple[Annotated[int, Field(ge=0, le=10**9, strict=True)], ...] = Field(default=(32,), min_length=1)
     dtypes: tuple[Dtype, ...] = Field(default=("auto",), min_length=1)
     kv_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     engines: tuple[Engine, ...] = Field(default=("auto",), min_length=1)
     attention: tuple[Kernel, ...] = Field(default=("auto",), min_length=1)
     remasking: tuple[Literal["low_confidence", "random"], ...] = Field(default=("low_confidence",), min_length=1)
-    temperature: float = Field(default=0.0, ge=0, le=100)
-    top_k: int = Field(default=0, ge=0)
-    top_p: float = Field(default=1.0, gt=0, le=1)
+    temperature: float = Field(default=0.0, ge=0, le=100, strict=True)
+    top_k: int = Field(default=0, ge=0, strict=True)
+    top_p: float = Field(default=1.0, gt=0, le=1, strict=True)
     length_policy: LengthPolicy = "fixed"
     generators: tuple[str, ...] = ()
     exclude: tuple[Exclusion, ...] = ()
     processes: Positive | None = None
-    budget_s: float | None = Field(default=None, gt=0)
+    budget_s: PositiveReal | None = None
 
     @field_validator("steps", "block_lengths", mode="before")
     @classmethod
@@ -127,14 +129,14 @@ class Suite(BaseModel):
     name: str
     description: str = ""
     processes: Positive = 5
-    budget_s: float = Field(default=5.0, gt=0)
-    target_ci: float = Field(default=0.02, gt=0, lt=1)
-    min_samples: int = Field(default=3, ge=1)
-    max_samples: int = Field(default=200, ge=1)
-    warmup_s: float = Field(default=10.0, gt=0)
-    hang_s: float = Field(default=900.0, gt=0)
-    foreign_limit: float | None = Field(default=0.25, gt=0)
-    seed: int = Field(default=0, ge=0, lt=2**63)
+    budget_s: PositiveReal = 5.0
+    target_ci: float = Field(default=0.02, gt=0, lt=1, strict=True)
+    min_samples: Positive = 3
+    max_samples: Positive = 200
+    warmup_s: PositiveReal = 10.0
+    hang_s: PositiveReal = 900.0
+    foreign_limit: PositiveReal | None = 0.25
+    seed: int = Field(default=0, ge=0, lt=2**63, strict=True)
     grid: tuple[Grid, ...] = Field(min_length=1)
 
     @model_validator(mode="after")

@@ -64,7 +64,8 @@ class _Staff:
         cell = pairing.cells[0]
         wanted = (cell.pair, cell.dtype, cell.kv_dtype, process)
         names = list(dict.fromkeys(cell.generator for cell in pairing.cells))
-        if self.loaded != wanted or set(self.handles) != set(names):
+        alive = all(handle.alive for handle in self.handles.values())
+        if self.loaded != wanted or set(self.handles) != set(names) or not alive:
             self.end()
             self.loaded = wanted
             for name in names:

@@ -73,12 +73,17 @@ def pieces(config: BackboneConfig) -> Iterator[Piece]:
         yield Piece(HEAD, "head.weight", (config.vocab_size, hidden))
 
 
-def load_backbone(path: Path, dtype: torch.dtype, device: torch.device | str) -> Backbone:
-    """The checkpoint in folder `path`, cast to `dtype` on `device`, evaluation mode.
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A checkpoint whose headers are exactly what its config asks for: tensors by name, where each lies, its place."""
 
-    Raises InputError, before anything is allocated where the headers show it, for whatever keeps the checkpoint from
-    being exactly the network that its config describes.
-    """
+    config: BackboneConfig
+    wanted: dict[str, Piece]
+    stored: dict[str, Stored]
+
+
+def checked(path: Path) -> Checked:
+    """Read config and headers of the checkpoint in folder `path`; raises InputError where they do not agree."""
     config = read_config(path)
     stored = stored_tensors(path)
     if config.num_hidden_layers > len(stored):  # before a list as long as the config's claim is made
@@ -88,7 +93,17 @@ def load_backbone(path: Path, dtype: torch.dtype, device: torch.device | str) ->
         )
     wanted = {piece.name: piece for piece in pieces(config)}
     _check_headers(path, config, wanted, stored)
+    return Checked(config, wanted, stored)
 
+
+def load_backbone(path: Path, dtype: torch.dtype, device: torch.device | str) -> Backbone:
+    """The checkpoint in folder `path`, cast to `dtype` on `device`, evaluation mode.
+
+    Raises InputError, before anything is allocated where the headers show it, for whatever keeps the checkpoint from
+    being exactly the network that its config describes.
+    """
+    found = checked(path)
+    config, wanted, stored = found.config, found.wanted, found.stored
     with torch.device("meta"):
         network = Backbone(config)
     network = network.to(dtype).to_empty(device=device)

@@ -52,7 +52,7 @@ def load_factory(name: str) -> Factory:
             raise InputError(f"generator {name!r} is unknown; choose from {known}, or give FILE.py:FACTORY")
         try:
             found = installed[name].load()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             text = f"{type(error).__name__}: {error}"
             raise InputError(f"generator {name!r}: its entry point cannot be loaded ({text})") from error
     else:
@@ -78,7 +78,7 @@ def _file_module(path: Path) -> object:
     sys.modules[name] = module
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise InputError(f"generator file {path}: fails on import ({type(error).__name__}: {error})") from error
     return module
@@ -87,6 +87,6 @@ def _file_module(path: Path) -> object:
 def _named_module(place: str, name: str) -> object:
     try:
         return importlib.import_module(place)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         text = f"{type(error).__name__}: {error}"
         raise InputError(f"generator {name!r}: module {place} cannot be imported ({text})") from error

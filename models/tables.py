@@ -25,7 +25,9 @@ def read_table(reference: str, *, kind: str, package: str, folder: str) -> tuple
         path = Path(reference)
         try:
             return path.stem, _parsed(path.read_text(encoding="utf-8"), str(path)), str(path)
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
             raise InputError(f"{kind} file {path}: cannot be read ({error}); give a readable TOML file") from None
     names = shipped(package, folder)
     if reference not in names:
@@ -37,5 +39,5 @@ def read_table(reference: str, *, kind: str, package: str, folder: str) -> tuple
 def _parsed(text: str, place: str) -> dict[str, Any]:
     try:
         return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number or a nesting too long has no TOML error of its own
         raise InputError(f"{place}: not valid TOML ({error})") from None

@@ -96,7 +96,7 @@ def read_run(folder: Path) -> StoredRun:
         raise InputError(
             f"{folder}: not a run folder, it has no {RUN_FILE}; give one written by `dlmbench run`"
         ) from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: cannot be read as JSON ({error}); restore it or measure again") from None
     run = _run_from(path, document)
     return StoredRun(

@@ -275,7 +275,7 @@ def test_an_unknown_or_path_like_name_is_refused_with_the_names_that_exist(name:
 
 @pytest.mark.parametrize("name", ["nosuch", "", "../pairs/small", "..", "..\\small"])
 def test_an_unknown_or_path_like_pair_is_refused(name: str) -> None:
-    with pytest.raises(InputError, match="choose from .*small"):
+    with pytest.raises(InputError, match=r"choose from .*small"):
         load_pair(name)
 
 
@@ -294,7 +294,6 @@ def test_a_folder_is_not_a_suite_file(tmp_path: Path) -> None:
         load_suite(str(tmp_path / "folder.toml"))
 
 
-@bug("is_file() raises OSError: name too long")
 def test_a_name_longer_than_any_file_name_is_unknown() -> None:
     with pytest.raises(InputError, match="unknown"):
         load_suite("a" * 5000)
