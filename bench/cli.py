@@ -35,6 +35,10 @@ BAD_INPUT, INVALID, BUG, INTERRUPTED = 2, 4, 70, 130
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; messages go to stderr.")]
 
 
+class ReaderGoneError(Exception):
+    """Whoever read our output has closed it. Not an OSError: typer would make one a failed check."""
+
+
 def _items(text: str | None) -> tuple[str, ...]:
     """A comma-separated option."""
     return tuple(part.strip() for part in (text or "").split(",") if part.strip())
@@ -50,7 +54,11 @@ def _numbers(flag: str, text: str | None, least: int = 1) -> tuple[int, ...]:
 
 
 def _print_json(document: Any) -> None:
-    sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False) + "\n")
+    try:
+        sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise ReaderGoneError from None
 
 
 @app.command()
@@ -262,7 +270,7 @@ class _Console(Console):
     """A console whose reader may go away (`| head`): that is no failed check, so it ends with 0."""
 
     def on_broken_pipe(self) -> None:
-        raise BrokenPipeError
+        raise ReaderGoneError
 
 
 def _console(to_stderr: bool = False) -> Console:
@@ -282,6 +290,8 @@ def _plain(value: Any) -> Any:
 
 def main() -> None:
     """Run a command; turn what goes wrong into one clear line and an exit code."""
+    if sys.stdout is None:  # started with its output closed
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - lives as long as the process
     sys.exit(_guarded())
 
 
@@ -296,7 +306,7 @@ def _guarded() -> int:
     except KeyboardInterrupt:
         _say("interrupted")
         return INTERRUPTED
-    except BrokenPipeError:
+    except (ReaderGoneError, BrokenPipeError):
         # Nothing is left to say, and nobody to say it to; the interpreter must not try again when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

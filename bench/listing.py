@@ -82,7 +82,7 @@ def show_listing(document: dict[str, Rows], console: Console) -> None:
     for kind, rows in document.items():
         table = Table(title=kind, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
         for name in rows[0]:
-            table.add_column(name, overflow="fold")
+            table.add_column(name, overflow="fold", no_wrap=name in ("name", "unit", "better"))
         for row in rows:
             table.add_row(*(Text(f"{v:,}" if isinstance(v, int) else str(v)) for v in row.values()))
         console.print(table)

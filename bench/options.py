@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
 
 from .. import InputError
 from .suites import Suite, checked_suite
@@ -109,10 +111,13 @@ def with_budget(suite: Suite, budget_s: float, trials: int) -> Suite:
 
 
 def adopted(options: RunOptions, recorded: dict[str, Any]) -> RunOptions:
-    """The options of a resumed run: the recorded ones, since a run may not change its question half-way."""
+    """The options of a resumed run: the recorded ones, since a run may not change its question half-way.
+
+    Raises InputError where they are not options (any more).
+    """
     known = {name: value for name, value in recorded.items() if name in RunOptions.__dataclass_fields__}
-    for name in ("prompts", "tokenizer"):
-        if known.get(name) is not None:
-            known[name] = Path(known[name])
-    tuples = {name: tuple(value) for name, value in known.items() if isinstance(value, list)}
-    return replace(options, **{**known, **tuples})
+    try:
+        return TypeAdapter(RunOptions).validate_python({**known, "out": options.out})
+    except ValidationError as error:
+        detail = error.errors()[0]
+        raise InputError(f"options.{'.'.join(map(str, detail['loc']))}: {detail['msg']}") from None

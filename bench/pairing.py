@@ -165,7 +165,7 @@ class PairingRun:
         suite = self._suite
         good, width = len(state.good), median_half_width(state.good)
         # One budget for the whole pairing: a round visits every cell, so a slow cell takes more of it than a fast one.
-        budget = self._pairing.budget_s * len(self._cells)
+        budget = self._pairing.budget_s * sum(each.status == "ok" for each in self._cells)
         spent = sum(each.spent_s for each in self._cells)
         if good >= suite.min_samples and width is not None and width <= suite.target_ci:
             text = f"the interval of the median reached +-{width:.2%}, target +-{suite.target_ci:.2%}"
@@ -244,6 +244,9 @@ class PairingRun:
         for state in mates:
             # Reopening one may kill the worker again, and that inner loss has then settled the rest.
             if state.open and state.prepare_s is not None:
+                # A trial holds the samples of one process: those of the dead one are taken again.
+                state.samples.clear()
+                state.stop = None
                 self._prepare(state)
 
     def _trial(self, state: _Open, before: Calibration | None, after: Calibration | None) -> Trial:

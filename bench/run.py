@@ -90,13 +90,13 @@ def _recorded(folder: Path, run: Run, given: RunOptions, suite_given: bool) -> R
             f"--resume {folder}: a run goes on with the flags that it was started with; leave all others out, "
             f"or start a new run"
         )
+    recorded = run.settings.get("options")
     try:
-        return adopted(given, run.settings["options"])
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise InputError(
-            f"{folder / RUN_FILE}: settings.options: cannot be used ({type(error).__name__}: {error}); "
-            f"restore the file or start a new run"
-        ) from None
+        if not isinstance(recorded, dict):
+            raise InputError("options: expected a table")
+        return adopted(given, recorded)
+    except InputError as error:
+        raise InputError(f"{folder / RUN_FILE}: settings.{error}; restore the file or start a new run") from None
 
 
 @contextmanager

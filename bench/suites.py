@@ -132,7 +132,7 @@ class Suite(BaseModel):
     budget_s: PositiveReal = 5.0
     target_ci: float = Field(default=0.02, gt=0, lt=1, strict=True)
     min_samples: Positive = 3
-    max_samples: Positive = 200
+    max_samples: int = Field(default=200, ge=1, le=2000, strict=True)
     warmup_s: PositiveReal = 10.0
     hang_s: PositiveReal = 900.0
     foreign_limit: PositiveReal | None = 0.25

@@ -163,6 +163,10 @@ class Handle:
     def generator(self) -> str:
         return self.load["generator"]
 
+    @property
+    def alive(self) -> bool:
+        return not (self.worker.dead or self.ended or self.killed)
+
     def send(self, operation: str, **fields: Any) -> None:
         assert operation == "load"
         self.load = fields

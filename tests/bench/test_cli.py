@@ -18,11 +18,6 @@ from dlmbench.profiles.store import StoredRun
 HEAVY = ("torch", "pandas", "matplotlib", "transformers", "scipy", "numpy", "tokenizers")
 
 
-def bug(why: str) -> pytest.MarkDecorator:
-    """A fault that is known and reported; the mark goes when it is mended."""
-    return pytest.mark.xfail(reason=why, strict=True)
-
-
 def program(*arguments: object, **fields: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "dlmbench.bench.cli", *map(str, arguments)],
@@ -83,24 +78,20 @@ def test_help_names_every_command(command: Callable[..., Any]) -> None:
         (["--lengths", "8,,x"], "--lengths 'x'"),
         (["--lengths", "-8"], "--lengths '-8'"),
         (["--lengths", "1e3"], "--lengths '1e3'"),
-        (["--lengths", "99999999999999999999"], "exceeds the 4096 positions"),
-        pytest.param(["--lengths", "9" * 5000], "--lengths", marks=bug("int() of 5000 digits raises ValueError")),
-        pytest.param(["--lengths", "٣"], "--lengths '٣'", marks=bug("isdecimal takes the digits of any script")),
+        (["--lengths", "99999999999999999999"], "expected integers from 1"),
+        pytest.param(["--lengths", "9" * 5000], "--lengths"),
+        pytest.param(["--lengths", "٣"], "--lengths '٣'"),
         (["--lengths", "²"], "--lengths '²'"),
-        pytest.param(
-            ["--batches", "1" + "0" * 400, "--dry-run"],
-            "batch",
-            marks=bug("10^400 bytes overflow a float in Fit.message"),
-        ),
+        pytest.param(["--batches", "1" + "0" * 400, "--dry-run"], "batch"),
         (["--prompt-lengths", "-1"], "--prompt-lengths '-1': expected integers from 0"),
         (["--steps", "99", "--lengths", "8"], "T=99 exceeds length L=8"),
         (["--steps", "L/3", "--lengths", "8"], "'L/3' is not a whole number at L=8"),
-        pytest.param(["--steps", "9" * 5000], "steps", marks=bug("int() of 5000 digits raises ValueError")),
+        pytest.param(["--steps", "9" * 5000], "steps"),
         (["--block-lengths", "3", "--lengths", "8", "--steps", "8"], "not divisible by 3"),
         (["--budget", "-1"], "--budget -1: expected a positive number"),
         (["--budget", "0"], "--budget 0"),
-        pytest.param(["--budget", "nan", "--dry-run"], "--budget", marks=bug("nan <= 0 is false")),
-        pytest.param(["--budget", "inf", "--dry-run"], "--budget", marks=bug("inf is positive")),
+        pytest.param(["--budget", "nan", "--dry-run"], "--budget"),
+        pytest.param(["--budget", "inf", "--dry-run"], "--budget"),
         (["--target-ci", "0"], "target_ci"),
         (["--target-ci", "nan"], "target_ci"),
         (["--temperature", "nan"], "temperature"),
@@ -122,7 +113,7 @@ def test_help_names_every_command(command: Callable[..., Any]) -> None:
         (["a" * 5000], "unknown"),
         (["--pair", "a" * 5000], "unknown"),
         (["--out", "/proc/no/such"], "cannot be written"),
-        pytest.param(["--out", "a" * 5000], "cannot be written", marks=bug("exists() raises OSError: name too long")),
+        pytest.param(["--out", "a" * 5000], "cannot be written"),
     ],
     ids=lambda value: (
         " ".join(value)[:40].encode("ascii", "backslashreplace").decode() if isinstance(value, list) else ""
@@ -195,7 +186,6 @@ def test_what_is_no_run_is_refused(command: Callable[..., Any], tmp_path: Path, 
         assert str(place) in command(*arguments, *targets).complaint
 
 
-@bug("json raises RecursionError")
 def test_a_deeply_nested_record_is_refused(command: Callable[..., Any], tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text('{"schema_version": 1, "x": ' + "[" * 100_000 + "]" * 100_000 + "}")
     assert command("show", tmp_path).complaint
@@ -288,7 +278,6 @@ def test_doctor_as_json(command: Callable[..., Any], tmp_path: Path, monkeypatch
     assert list(tmp_path.iterdir()) == []
 
 
-@bug("doctor takes any number; a negative one ends in a traceback")
 @pytest.mark.parametrize("threads", ["0", "-3", "100000"])
 def test_doctor_refuses_threads_that_run_refuses(command: Callable[..., Any], threads: str) -> None:
     assert "--threads" in command("doctor", "--threads", threads).complaint
@@ -341,7 +330,6 @@ def test_a_reader_that_goes_away_is_no_error(stored: Path, arguments: list[str])
     assert done.returncode in (0, 1, 141)
 
 
-@bug("typer and rich exit with 1 before main() sees the broken pipe")
 def test_a_reader_that_goes_away_is_no_failed_check() -> None:
     """1 is the exit code of a regression."""
     read, write = os.pipe()
@@ -353,7 +341,6 @@ def test_a_reader_that_goes_away_is_no_failed_check() -> None:
     assert done.returncode in (0, 141)
 
 
-@bug("an OSError of standard output is taken for an internal error")
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_output_is_said_in_one_line(stored: Path) -> None:
     with open("/dev/full", "w") as full:

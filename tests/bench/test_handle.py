@@ -230,7 +230,6 @@ def test_a_failed_request_leaves_its_traceback_in_the_log(stand_in: Callable[[st
     assert "Traceback here" in handle._log.read_text()
 
 
-@pytest.mark.xfail(reason="lone surrogates are encoded strictly", strict=True)
 def test_text_that_is_no_unicode_still_makes_a_failure(stand_in: Callable[[str], WorkerHandle]) -> None:
     """What an exception says of a file whose name is not UTF-8: Python holds such bytes as lone surrogates."""
     handle = stand_in(

@@ -25,11 +25,6 @@ def suite_of(**settings: Any) -> Suite:
     return checked_suite(values | settings, "mine.toml")
 
 
-def bug(why: str) -> pytest.MarkDecorator:
-    """A fault that is known and reported; the mark goes when it is mended."""
-    return pytest.mark.xfail(reason=why, strict=True)
-
-
 def steady(_: Cell, __: int) -> float:
     return 0.01
 
@@ -298,11 +293,12 @@ def test_a_worker_that_dies_costs_one_cell_and_the_others_go_on(
     assert good.worker == fakes.info(101)
 
 
-def test_samples_taken_before_a_death_are_kept(scene: Scene, fakes: ModuleType) -> None:
+def test_a_trial_holds_the_samples_of_one_process(scene: Scene, fakes: ModuleType) -> None:
+    """B dies in round 2, after it and its mate C had two samples each: C is taken again by the new worker."""
     scene.workers["d"].failures["sample", scene.keys[1]] = [None, None, fakes.died()]
     _, bad, good = scene.measure().values()
     assert len(bad.samples) == 2
-    assert [s.round for s in good.samples] == [0, 1, 2, 3]
+    assert [s.round for s in good.samples] == [2, 3, 4, 5]
 
 
 def test_a_replacement_that_cannot_start_costs_its_generator_only(scene: Scene, fakes: ModuleType) -> None:
@@ -332,7 +328,6 @@ def test_a_replacement_that_dies_while_it_is_reopened(scene: Scene, fakes: Modul
     assert scene.replaced == ["d", "d"]
 
 
-@bug("_lost goes on reopening mates that an inner _lost has already failed")
 def test_a_generator_that_kills_every_worker_ends(scene: Scene, fakes: ModuleType) -> None:
     def deadly(_: str) -> Any:
         return fakes.Worker(failures={("open", key): [fakes.died()] * 9 for key in scene.keys})
@@ -345,7 +340,6 @@ def test_a_generator_that_kills_every_worker_ends(scene: Scene, fakes: ModuleTyp
     assert len(scene.replaced) <= 4, "one worker a cell at most"
 
 
-@bug("_lost goes on reopening mates that an inner _lost has already failed")
 def test_a_cell_that_was_given_up_is_not_reopened(scene: Scene, fakes: ModuleType) -> None:
     """The second worker dies on C, the third cannot start: nobody is asked to open C or D again."""
     scene.cells = (*scene.cells, fakes.cell("d", 2))

@@ -20,11 +20,6 @@ from dlmbench.models.pairs import load_pair
 GB = 10**9
 
 
-def bug(why: str) -> pytest.MarkDecorator:
-    """A fault that is known and reported; the mark goes when it is mended."""
-    return pytest.mark.xfail(reason=why, strict=True)
-
-
 @pytest.fixture(autouse=True)
 def _enough_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(planning, "available_b", lambda device: 64 * GB)
@@ -40,6 +35,18 @@ def write_checkpoint(folder: Path, **changes: Any) -> Path:
 
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(to_hf(load_pair("small").ar.backbone) | changes))
+    return folder
+
+
+def write_weights(folder: Path, **changes: Any) -> Path:
+    """A whole checkpoint in the shape of pair `small`, with `changes` to its config."""
+    import torch
+
+    from dlmbench.models.checkpoints import save_checkpoint
+    from dlmbench.models.weights import random_backbone
+
+    config = load_pair("small").ar.backbone.model_copy(update=changes)
+    save_checkpoint(random_backbone(config, 0, torch.float32, "cpu"), folder)
     return folder
 
 
@@ -71,8 +78,8 @@ def test_the_budget_is_spread_over_cells_and_processes() -> None:
     [
         0.0,
         -3.0,
-        pytest.param(math.nan, marks=bug("nan <= 0 is false")),
-        pytest.param(math.inf, marks=bug("inf is positive")),
+        pytest.param(math.nan),
+        pytest.param(math.inf),
     ],
 )
 def test_a_budget_that_is_no_time_is_refused(budget: float) -> None:
@@ -108,7 +115,6 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
         choose_device("cuda:2")
 
 
-@bug("isdigit takes digits that int() refuses, of any script and number")
 @pytest.mark.parametrize("index", ["²", "٣", "9" * 5000])
 def test_a_device_number_in_other_digits_is_refused(monkeypatch: pytest.MonkeyPatch, index: str) -> None:
     monkeypatch.setattr(planning, "_nvidia_devices", lambda: 8)
@@ -151,7 +157,6 @@ def test_unknown_memory_counts_as_enough(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (plan.unfit, plan.blockwise) == ({}, frozenset())
 
 
-@bug("10^400 bytes overflow a float in Fit.message")
 def test_a_batch_beyond_any_number_does_not_fit_or_is_refused() -> None:
     try:
         plan = make_plan(options(batches=(10**400,)))
@@ -177,13 +182,13 @@ def test_the_longest_prompt_decides(tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_with_more_ids_than_the_model_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    folder = write_checkpoint(tmp_path / "narrow", vocab_size=256, eos_token_id=254, mask_token_id=255)
+    folder = write_weights(tmp_path / "narrow", vocab_size=256, eos_token_id=254, mask_token_id=255)
     with pytest.raises(InputError, match="4096 ids, pair narrow only 256"):
         make_plan(options(weights=str(folder)))
 
 
 def test_weights_take_the_place_of_every_pair(tmp_path: Path) -> None:
-    plan = make_plan(options(suite="quick", weights=str(write_checkpoint(tmp_path / "mine"))))
+    plan = make_plan(options(suite="quick", weights=str(write_weights(tmp_path / "mine"))))
     assert set(plan.pairs) == {"mine"}
     assert {cell.pair for pairing in plan.pairings for cell in pairing.cells} == {"mine"}
 
@@ -213,7 +218,6 @@ def test_weights_with_a_bad_config_are_refused(tmp_path: Path, content: str | No
         make_plan(options(weights=str(folder)))
 
 
-@bug("a checkpoint's weights are looked at only by the workers, after the folder is made")
 def test_weights_that_are_not_there_are_refused_before_measuring(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"model\.safetensors"):
         make_plan(options(weights=str(write_checkpoint(tmp_path / "hollow"))))
@@ -237,9 +241,7 @@ def test_pair_records_carry_the_certificate_and_where_the_weights_came_from() ->
     assert rows["total parameters"].ar == rows["total parameters"].diffusion == 4096 * 128 + 7 * layer + 128
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param("a\0.toml", marks=bug("read_text() raises ValueError: embedded null byte")), "\0"]
-)
+@pytest.mark.parametrize("name", [pytest.param("a\0.toml"), "\0"])
 def test_a_pair_name_that_no_file_can_have_is_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / "mine.toml"
     path.write_text(f"[[grid]]\npairs = [{json.dumps(name)}]\nlengths = [8]\nsteps = [4]\n")
@@ -268,7 +270,7 @@ def test_a_generator_that_leads_nowhere_is_refused(name: str) -> None:
     "text",
     [
         pytest.param("def f(context): ...", id="no side"),
-        pytest.param("raise SystemExit(0)", id="exits", marks=bug("SystemExit is no Exception: dlmbench exits with 0")),
+        pytest.param("raise SystemExit(0)", id="exits"),
         pytest.param("import nosuchmodule", id="bad import"),
         pytest.param("f = 3", id="no factory"),
         pytest.param("def f(:", id="syntax"),

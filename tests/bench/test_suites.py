@@ -18,11 +18,6 @@ from dlmbench.models.pairs import Pair, load_pair
 SMALL = load_pair("small")
 
 
-def bug(why: str) -> pytest.MarkDecorator:
-    """A fault that is known and reported; the mark goes when it is mended."""
-    return pytest.mark.xfail(reason=why, strict=True)
-
-
 def suite_of(grid: dict[str, Any], **settings: Any) -> dict[str, Any]:
     return {"name": "mine", **settings, "grid": [{"pairs": ["small"], "lengths": [8], "steps": ["L"], **grid}]}
 
@@ -302,8 +297,8 @@ def test_a_name_longer_than_any_file_name_is_unknown() -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        pytest.param("budget_s = " + "9" * 5000, id="5000 digits", marks=bug("tomllib raises a plain ValueError")),
-        pytest.param("a = " + "[" * 5000 + "]" * 5000, id="5000 brackets", marks=bug("tomllib raises RecursionError")),
+        pytest.param("budget_s = " + "9" * 5000, id="5000 digits"),
+        pytest.param("a = " + "[" * 5000 + "]" * 5000, id="5000 brackets"),
         pytest.param("processes = 1" + "0" * 400, id="10^400"),
     ],
 )
@@ -312,20 +307,17 @@ def test_absurd_toml_is_refused_like_any_other(tmp_path: Path, text: str) -> Non
         load(tmp_path, text)
 
 
-@bug("int() of 5000 digits raises ValueError")
 def test_an_axis_entry_of_5000_digits_is_refused() -> None:
     with pytest.raises(InputError):
         expanded({"steps": ["9" * 5000]})
 
 
-@bug("inf passes gt=0; give allow_inf_nan=False")
 @pytest.mark.parametrize("name", ["budget_s", "hang_s", "warmup_s", "foreign_limit"])
 def test_settings_must_be_finite(tmp_path: Path, name: str) -> None:
     with pytest.raises(InputError, match=name):
         load(tmp_path, f"{name} = inf\n[[grid]]\npairs = ['small']\nlengths = [8]\nsteps = [4]\n")
 
 
-@bug("pydantic's lax mode takes true for 1 and '4' for 4")
 @pytest.mark.parametrize("line", ["batches = [true]", "top_k = true", "batches = ['4']", "temperature = '1'"])
 def test_a_value_of_another_type_is_not_taken_for_a_number(tmp_path: Path, line: str) -> None:
     with pytest.raises(InputError):

@@ -17,11 +17,6 @@ from dlmbench.profiles.record import Trial
 from dlmbench.profiles.store import TRIALS_FILE
 
 
-def bug(why: str) -> pytest.MarkDecorator:
-    """A fault that is known and reported; the mark goes when it is mended."""
-    return pytest.mark.xfail(reason=why, strict=True)
-
-
 class Silent:
     """A watcher that notes the pairings."""
 
@@ -161,7 +156,6 @@ def test_a_worker_that_dies_while_loading_costs_its_pairing(
     assert {t.reason.code for t in trials(tmp_path) if t.reason} == {code}
 
 
-@bug("a dead worker stays in the staff and is given to the next pairing")
 @pytest.mark.parametrize("operation", ["close", "release"])
 def test_a_worker_that_dies_after_its_samples_costs_no_cell_of_the_next_pairing(
     tmp_path: Path, handles: Any, fakes: ModuleType, operation: str
@@ -176,7 +170,6 @@ def test_a_worker_that_dies_after_its_samples_costs_no_cell_of_the_next_pairing(
     assert [t.status for t in trials(tmp_path)] == ["ok"] * 4
 
 
-@bug("a dead worker stays in the staff and is given to the next pairing")
 def test_a_replacement_that_cannot_start_costs_no_cell_of_the_next_pairing(
     tmp_path: Path, handles: Any, fakes: ModuleType
 ) -> None:

@@ -40,11 +40,9 @@ class Line:
     target: str
 
     def __str__(self) -> str:
-        scale, digits = (100, 2) if self.unit == "%" else (1, 2)
-        low, median, high = (
-            f"{scale * value:.{digits}f}" for value in (self.measured.low, self.measured.median, self.measured.high)
-        )
-        return f"{self.what:<66} {median:>7} {self.unit} [{low}, {high}]".ljust(100) + self.target
+        scale = 100 if self.unit == "%" else 1
+        low, median, high = (scale * value for value in (self.measured.low, self.measured.median, self.measured.high))
+        return f"{self.what:<70}{median:>8.2f} {self.unit} [{low:.2f}, {high:.2f}]".ljust(102) + self.target
 
 
 _LINES = pytest.StashKey[list[Line]]()
@@ -67,6 +65,7 @@ def pytest_cmdline_main(config: pytest.Config) -> int | None:
     return subprocess.run(command, env=os.environ | missing, cwd=config.invocation_params.dir, check=False).returncode
 
 
+@pytest.hookimpl(trylast=True)
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
     """Print what was measured, under which conditions."""
     lines = config.stash.get(_LINES, [])

@@ -57,6 +57,7 @@ def ready(generator: Generator, request: Request) -> Callable[[], torch.Tensor]:
         ("5m", 8, 32, 8, "≥ 1"),
         ("gpt2-size", 8, 12, 6, "≥ 1"),
     ],
+    ids=["5m-batch1", "gpt2-size-batch1", "5m-batch8", "gpt2-size-batch8"],
 )
 def test_decode(
     pair: str,

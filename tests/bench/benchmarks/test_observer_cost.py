@@ -41,6 +41,7 @@ class Nobody:
         ("small", "ar", 64, 40, "≤ 2 %"),
         ("small", "diffusion", 64, 40, "≤ 2 %"),
     ],
+    ids=["gpt2-size-ar", "gpt2-size-diffusion", "small-ar", "small-diffusion"],
 )
 def test_observer_cost(
     pair: str,

@@ -55,14 +55,14 @@ class Masked(Good):
 @pytest.fixture
 def ask(tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """`ask(factory, operation…)`: a worker with a cell of that plug-in; the reply as the parent would read it."""
-    from dlmbench.bench.worker import Worker, _answer
+    from dlmbench.bench.station import Worker, answer
 
     plug = tmp_path / "plug.py"
     plug.write_text(PLUG)
     worker = Worker()
 
     def request(operation: str, **fields: Any) -> dict[str, Any]:
-        return json.loads(json.dumps(_answer(worker, {"op": operation, **fields})))
+        return json.loads(json.dumps(answer(worker, {"op": operation, **fields})))
 
     assert request(
         "load", generator="x", config=load_pair("small").ar.backbone.model_dump(), weights="random", seed=0,
@@ -115,7 +115,7 @@ def test_masks_left_in_the_output_are_other_work(ask: Callable[..., dict[str, An
 def test_the_built_in_generators_do_the_work_that_their_cell_promises(
     tmp_path: Path, side: str, generator: str, steps: int | None
 ) -> None:
-    from dlmbench.bench.worker import Worker
+    from dlmbench.bench.station import Worker
 
     worker = Worker()
     worker.load(

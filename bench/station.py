@@ -1,0 +1,157 @@
+"""What a worker process does: load one generator, keep it, and take one sample at a time when told to."""
+
+from __future__ import annotations
+
+import gc
+import os
+import platform
+import traceback
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from .. import InputError, __version__
+from ..models.catalog import Context
+from ..models.config import BackboneConfig
+from ..models.prompts import PromptSource, default_prompts, load_prompts
+from ..models.tokenizer import embedded_tokenizer, load_tokenizer
+from ..profiles.calibration import Calibrator
+from ..profiles.clocks import clock_for
+from ..profiles.environment import git_state, read_variables
+from ..profiles.memory import read_peak_b, reset_peak
+from ..profiles.observer import unit_cost_s
+from ..profiles.record import Cell, WorkerInfo
+from .opened import OpenCell, WorkDiffersError
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+
+
+class Worker:
+    """Answers requests; each method named after an operation takes the request's fields and returns the reply's."""
+
+    def __init__(self) -> None:
+        self._cells: dict[str, OpenCell] = {}
+        self._calibrators: dict[str, Calibrator] = {}
+        self._context: Context
+        self._prompts: PromptSource
+        self._generator: str
+
+    def load(
+        self,
+        *,
+        generator: str,
+        config: dict[str, Any],
+        weights: str,
+        seed: int,
+        dtype: str,
+        kv_dtype: str | None,
+        device: str,
+        threads: int,
+        prompts: str | None,
+        tokenizer: str | None,
+    ) -> dict[str, Any]:
+        """Load the model and the prompts; reply who is measuring."""
+        if device.startswith("cuda") and not torch.cuda.is_available():
+            raise InputError(f"device {device!r}: torch {torch.__version__} sees no CUDA device; choose --device cpu")
+        torch.set_num_threads(threads)
+        self._device, self._generator = device, generator
+        self._clock = clock_for(device)
+        shape = BackboneConfig.model_validate(config)
+        kv = None if kv_dtype is None else getattr(torch, kv_dtype)
+        self._context = Context(shape, weights, getattr(torch, dtype), device, seed, kv_dtype=kv)
+        chosen = embedded_tokenizer() if tokenizer is None else load_tokenizer(Path(tokenizer))
+        if chosen.vocab_size > shape.vocab_size:
+            raise InputError(
+                f"tokenizer {chosen.name} has {chosen.vocab_size} ids, the model only {shape.vocab_size}; "
+                f"give --tokenizer one that fits the checkpoint"
+            )
+        self._prompts = default_prompts(chosen) if prompts is None else load_prompts(Path(prompts), chosen)
+        self._unit_cost = unit_cost_s(self._clock)
+        state = git_state(_PACKAGE)
+        info = WorkerInfo(
+            pid=os.getpid(),
+            package_path=str(_PACKAGE),
+            package_version=__version__,
+            commit=None if state is None else f"{state['commit']}{'-dirty' if state['dirty'] else ''}",
+            python=platform.python_version(),
+            torch=torch.__version__,
+            device=device,
+            threads=torch.get_num_threads(),
+            environment=read_variables(os.environ),
+        )
+        return {"info": info.model_dump(), "observer_unit_cost_s": self._unit_cost, "device_name": _device_name(device)}
+
+    def open(self, *, id: str, cell: dict[str, Any]) -> dict[str, Any]:
+        """Prepare a cell: allocate, compile, capture. Reply its cost in seconds."""
+        opened = OpenCell(Cell.model_validate(cell), self._context, self._prompts, self._clock, self._unit_cost)
+        self._cells[id] = opened
+        return {"prepare_s": opened.prepare()}
+
+    def warmup(self, *, id: str, limit_s: float, hard_limit_s: float) -> dict[str, Any]:
+        """Generate until consecutive windows agree, within limits."""
+        reset_peak(self._device)
+        warmup = self._cells[id].warm_up(limit_s, hard_limit_s)
+        self._cells[id].memory_peak_b = read_peak_b(self._device)
+        return {"warmup": warmup.model_dump()}
+
+    def sample(self, *, id: str, order: int, round: int, prompt: int, seed: int, started_s: float) -> dict[str, Any]:
+        """Take one timed sample."""
+        sample = self._cells[id].sample(order=order, round_index=round, prompt=prompt, seed=seed, started_s=started_s)
+        return {"sample": sample.model_dump()}
+
+    def close(self, *, id: str, flop_s: float, byte_s: float) -> dict[str, Any]:
+        """Forget a cell; reply its counters and the timeline of the sample nearest the median."""
+        opened = self._cells.pop(id)
+        line = opened.timeline()
+        return {
+            "counters": opened.counters(flop_s, byte_s),
+            "timeline": None if line is None else line.model_dump(),
+        }
+
+    def calibrate(self, *, dtype: str) -> dict[str, Any]:
+        """Measure this device's matrix-product and read rates now."""
+        if dtype not in self._calibrators:
+            self._calibrators[dtype] = Calibrator(self._device, dtype, self._clock)
+        return {"calibration": self._calibrators[dtype].measure().model_dump()}
+
+    def release(self) -> dict[str, Any]:
+        """Drop all cells and give freed memory back, before the next shape."""
+        self._cells.clear()
+        gc.unfreeze()
+        gc.collect()
+        if self._device.startswith("cuda"):
+            torch.cuda.empty_cache()
+        return {}
+
+
+_OPERATIONS = ("load", "open", "warmup", "sample", "close", "calibrate", "release")
+
+
+def answer(worker: Worker, request: dict[str, Any]) -> dict[str, Any]:
+    """Carry out one request; every failure becomes a reply with a code and one line."""
+    operation = request.pop("op")
+    if operation not in _OPERATIONS:
+        return {"ok": False, "code": "protocol", "message": f"unknown operation {operation!r}"}
+    try:
+        return {"ok": True, **getattr(worker, operation)(**request)}
+    except InputError as error:
+        return {"ok": False, "code": "input", "message": str(error)}
+    except WorkDiffersError as error:
+        return {"ok": False, "code": "work", "message": str(error)}
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        return {"ok": False, "code": "out_of_memory", "message": _one_line(error)}
+    except Exception as error:
+        # torch's CPU allocator has no exception class of its own.
+        code = "out_of_memory" if "can't allocate memory" in str(error) else "crash"
+        return {"ok": False, "code": code, "message": _one_line(error), "detail": traceback.format_exc()}
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+
+
+def _device_name(device: str) -> str:
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return platform.processor() or platform.machine()
