@@ -1,3 +1,5 @@
+SHELL := /bin/bash -o pipefail
+
 # Every target sets up what it needs in .venv on its first call and reuses it afterwards.
 PYTHON ?= python3
 VENV   := .venv

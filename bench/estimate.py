@@ -6,6 +6,10 @@ stated efficiency, plus a stated overhead a forward: good to a factor of two, fo
 
 from __future__ import annotations
 
+import functools
+import json
+import subprocess
+import sys
 from dataclasses import dataclass
 
 import psutil
@@ -58,14 +62,33 @@ def available_b(device: str) -> int | None:
     if not device.startswith("cuda"):
         free, limit = psutil.virtual_memory().available, read_limits()["memory_limit_b"]
         return free if limit is None else min(free, int(limit))
+    devices = cuda_devices()
+    index = int(device.partition(":")[2] or 0)
+    return devices[index] if index < len(devices) else None
+
+
+@functools.cache
+def cuda_devices() -> tuple[int, ...]:
+    """Free bytes of each CUDA device that torch can use, in torch's order; asked of another process, once.
+
+    Only that settles it: a driver may show a device that this torch cannot use, or that is hidden from it. The
+    question is skipped where there is no driver, which NVML knows at once.
+    """
     import pynvml
 
     try:
         pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByIndex(int(device.partition(":")[2] or 0))
-        return int(pynvml.nvmlDeviceGetMemoryInfo(handle).free)
     except pynvml.NVMLError:
-        return None
+        return ()
+    program = (
+        "import torch, json; n = torch.cuda.device_count() if torch.cuda.is_available() else 0; "
+        "print(json.dumps([torch.cuda.mem_get_info(i)[0] for i in range(n)]))"
+    )
+    try:
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=True)
+        return tuple(int(free) for free in json.loads(done.stdout.splitlines()[-1]))
+    except (subprocess.SubprocessError, ValueError, IndexError):
+        return ()
 
 
 def latency_s(cell: Cell, pair: Pair, peak: Calibration) -> float:

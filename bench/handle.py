@@ -13,6 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from .worker import PARENT
+
 
 class WorkerFailedError(Exception):
     """A request did not succeed. `code` is one word for programs; `fatal` says that the worker is gone."""
@@ -33,7 +35,7 @@ class WorkerHandle:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
-            env={**os.environ, **worker_variables(threads, device)},
+            env={**os.environ, **worker_variables(threads, device), PARENT: str(os.getpid())},
             # Ctrl-C goes to the parent alone, which then ends its workers in order.
             start_new_session=True,
         )
@@ -99,6 +101,9 @@ class WorkerHandle:
 
     def kill(self) -> None:
         """End the worker now."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            # The worker leads a process group of its own: what it started goes with it.
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.kill()
         self._process.wait()
 
@@ -126,6 +131,8 @@ def worker_variables(threads: int, device: str) -> dict[str, str]:
     variables = {"PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
     if device == "cpu":
         variables |= {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+        # How long an idle team spins (ms, for Intel's and LLVM's OpenMP): it would spin into the other side's sample.
+        variables |= {"KMP_BLOCKTIME": "1"}
         # Buffers of many megabytes come and go at every step; without these each one is mapped and unmapped, page
         # fault by page fault, which alone can change sampling by a factor of three.
         variables |= {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}

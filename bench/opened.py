@@ -6,6 +6,7 @@ import gc
 import math
 import os
 import time
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +17,7 @@ from ..models.generator import Costed, Generator, Request, Settings, Shape
 from ..models.names import AR, MASKED_DIFFUSION
 from ..models.prompts import PromptSource
 from ..profiles.clocks import Clock
-from ..profiles.disturbance import CpuWindow
+from ..profiles.disturbance import CpuWindow, kept_waiting_s
 from ..profiles.host import usable_cpus
 from ..profiles.observer import Recorder, Trace
 from ..profiles.record import Cell, Sample, Timeline, Warmup
@@ -50,7 +51,13 @@ class OpenCell:
     def __post_init__(self) -> None:
         decode = self.cell.decode
         self._recorder = Recorder(self.clock)
-        self._generator = build(self.cell.generator, self.context.on_engine(self.cell.engine))
+        # Cells of one shape that differ in T alone share a generator, with its caches and graphs.
+        kind = (self.cell.generator, self.cell.engine, self.cell.attention, self.cell.kv_dtype)
+        if kind not in self.context.built:
+            self.context.built[kind] = build(
+                self.cell.generator, self.context.for_cell(self.cell.engine, self.cell.kv_dtype)
+            )
+        self._generator = self.context.built[kind]
         self._settings = Settings(
             temperature=decode.temperature,
             top_k=decode.top_k,
@@ -102,7 +109,9 @@ class OpenCell:
         gc.disable()
         try:
             window.start()
+            kept_waiting, begin = kept_waiting_s(), time.perf_counter()
             trace, tokens = self._generate(prompt, seed)
+            elapsed, kept_waiting = time.perf_counter() - begin, kept_waiting_s() - kept_waiting
             disturbance = window.stop()
         finally:
             gc.enable()
@@ -121,10 +130,13 @@ class OpenCell:
             started_s=started_s,
         )
         self._check(sample, out, tokens)
-        threads = torch.get_num_threads() if self.context.device == "cpu" else 1
-        excess = disturbance.excess(threads, len(usable_cpus() or ()) or os.cpu_count() or 1)
-        if not math.isnan(excess):
-            sample = sample.model_copy(update={"foreign_cores": excess})
+        if self.context.device == "cpu":
+            threads = torch.get_num_threads()
+            excess = disturbance.excess(threads, len(usable_cpus() or ()) or os.cpu_count() or 1)
+            # How long our threads stood in line for a processor is known for a sample of any length; what others used
+            # can be read in steps of 10 ms only.
+            known = [value for value in (excess, kept_waiting / elapsed) if not math.isnan(value)]
+            sample = sample.model_copy(update={"foreign_cores": max(known) if known else None})
         if len(self._kept) < _KEPT_TRACES:
             self._kept.append((sample, trace))
         return sample
@@ -157,15 +169,16 @@ class OpenCell:
         if promised is not None and sample.nfe != promised:
             raise WorkDiffersError(f"ran {sample.nfe} forwards, expected {promised}")
 
-    def counters(self, flop_s: float, byte_s: float) -> dict[str, float | int | str | None]:
-        """What no clock enters, from the first kept sample, and the roofline's floor time at the peaks given."""
+    def counters(self, counted: Collection[int], flop_s: float, byte_s: float) -> dict[str, float | int | str | None]:
+        """What no clock enters, from the typical sample, and the roofline's floor time at the peaks given."""
         counters: dict[str, float | int | str | None] = {
             "memory_peak_b": self.memory_peak_b,
             "observer_unit_cost_s": self.unit_cost_s,
         }
-        if not self._kept:
+        typical = self._typical(counted)
+        if typical is None:
             return counters
-        sample, trace = self._kept[0]
+        sample, trace = typical
         counters |= {"nfe": sample.nfe, "forward_tokens": sample.forward_tokens, "canvas_tokens": sample.canvas_tokens}
         if not isinstance(self._generator, Costed):
             return counters
@@ -179,10 +192,12 @@ class OpenCell:
             "floor_s": sum(cost.floor_s(flop_s, byte_s) for cost in costs),
         }
 
-    def timeline(self) -> Timeline | None:
-        """What the kept sample nearest the median latency did."""
-        if not self._kept:
-            return None
-        ordered = sorted(self._kept, key=lambda kept: kept[0].latency_s)
-        sample, trace = ordered[len(ordered) // 2]
-        return timeline(trace, sample.order, self.cell.length)
+    def timeline(self, counted: Collection[int]) -> Timeline | None:
+        """What the typical sample did."""
+        typical = self._typical(counted)
+        return None if typical is None else timeline(typical[1], typical[0].order, self.cell.length)
+
+    def _typical(self, counted: Collection[int]) -> tuple[Sample, Trace] | None:
+        """The sample nearest the median latency, of those kept whose `order` is `counted`."""
+        ordered = sorted((kept for kept in self._kept if kept[0].order in counted), key=lambda kept: kept[0].latency_s)
+        return ordered[len(ordered) // 2] if ordered else None

@@ -18,7 +18,8 @@ from .handle import WorkerFailedError
 from .statistics import median_half_width
 from .suites import Pairing, Suite
 
-Key = tuple[str, str]  # generator, dtype: what a worker has loaded
+# The other side's OpenMP team spins for some milliseconds after its last region.
+_TEAM_SETTLES_S = 0.01
 
 
 class Asked(Protocol):
@@ -136,6 +137,9 @@ class PairingRun:
 
     def _sample(self, state: _Open, round_index: int) -> None:
         self._watcher.cell(state.cell, "sampling")
+        info = self._crew.infos.get(state.cell.generator)
+        if info is not None and info.threads > 1:
+            time.sleep(_TEAM_SETTLES_S)
         # The same prompts and seeds on both sides in the same round, fresh ones in every round and process.
         prompt = self._process * 10_000 + round_index
         reply = self._ask(
@@ -201,7 +205,8 @@ class PairingRun:
         byte_s = max((peak.read_b_s for peak in peaks), default=1.0)
 
         def work() -> None:
-            reply = self._ask(state.cell.generator, "close", id=state.id, flop_s=flop_s, byte_s=byte_s)
+            counted = [sample.order for sample in state.samples if sample.discarded is None]
+            reply = self._ask(state.cell.generator, "close", id=state.id, flop_s=flop_s, byte_s=byte_s, counted=counted)
             state.counters = reply["counters"]
             if not peaks:
                 state.counters.pop("floor_s", None)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import platform
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from ..profiles.environment import capture_environment
 from ..profiles.finding import default_threads
 from ..profiles.host import usable_cpus
 from ..profiles.record import CertificateRow, PairRecord
-from .estimate import Fit, available_b, memory_b
+from .estimate import Fit, available_b, cuda_devices, memory_b
 from .options import RunOptions, overridden, with_budget
 from .suites import Pairing, Suite, expand, load_suite
 
@@ -89,35 +90,25 @@ def make_plan(options: RunOptions) -> Plan:
         tokenizer_path=tokenizer_path,
         unfit=unfit,
         blockwise=blockwise,
-        warnings=_warnings(suite, pairings, weights, device),
+        warnings=(*_warnings(suite, pairings, weights, device), *_block_warnings(blockwise)),
     )
 
 
 def choose_device(wanted: str) -> str:
-    """ "auto" takes a CUDA device where the driver shows one, else the CPU. Whether torch can use it shows on load."""
-    if wanted == "auto":
-        return "cuda" if _nvidia_devices() else "cpu"
+    """ "auto" takes the first CUDA device that torch can use, else the CPU."""
     if wanted == "cpu":
         return wanted
-    match = re.fullmatch(r"cuda(?::([0-9]{1,3}))?", wanted)
+    match = re.fullmatch(r"auto|cuda(?::([0-9]{1,3}))?", wanted)
     if match is None:
         raise InputError(f"--device {wanted!r}: unknown device; choose cpu, cuda, cuda:N or auto")
-    count = _nvidia_devices()
+    count = len(cuda_devices())
+    if wanted == "auto":
+        return "cuda" if count else "cpu"
     if not count:
-        raise InputError(f"--device {wanted!r}: this machine shows no NVIDIA device; choose --device cpu")
+        raise InputError(f"--device {wanted!r}: torch can use no CUDA device here; choose --device cpu")
     if match[1] and int(match[1]) >= count:
-        raise InputError(f"--device {wanted!r}: this machine has {count} devices, numbered from 0")
+        raise InputError(f"--device {wanted!r}: torch can use {count} devices here, numbered from 0")
     return wanted
-
-
-def _nvidia_devices() -> int:
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-        return int(pynvml.nvmlDeviceGetCount())
-    except pynvml.NVMLError:
-        return 0
 
 
 def choose_weights(reference: str) -> tuple[str, BackboneConfig | None]:
@@ -195,9 +186,27 @@ def _warnings(suite: Suite, pairings: list[Pairing], weights: str, device: str) 
         found.append(
             "Cells measured in fewer than five processes have an interval within one process, with no confidence level."
         )
+    engines = {(c.pair, c.side, c.engine) for pairing in pairings for c in pairing.cells}
+    for name, side, engine in sorted(engines):
+        other = "diffusion" if side == "ar" else "ar"
+        if (name, other, engine) not in engines:
+            found.append(f"{name}: engine {engine} was measured on the {'AR' if side == 'ar' else side} side only.")
     if device == "cpu":
         found.append(f"Measured on a CPU ({platform.machine()}): ratios need not carry over to a GPU.")
     return tuple(found)
+
+
+def _block_warnings(blockwise: frozenset[str]) -> list[str]:
+    return [
+        f"{name}: both sides do not fit in memory together; they alternated in blocks, so that a drift of the machine "
+        f"does not cancel in their ratio."
+        for name in sorted(blockwise)
+    ]
+
+
+def ar_generators(pairs: Sequence[PairRecord]) -> dict[str, str]:
+    """Each pair's own AR generator, by the pair's name."""
+    return {pair.name: str(pair.ar.get("generator")) for pair in pairs}
 
 
 def pair_records(plan: Plan) -> tuple[PairRecord, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import shutil
@@ -9,7 +10,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import chdir, contextmanager
+from contextlib import chdir, contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +29,7 @@ from ..profiles.store import (
     write_run,
 )
 from .options import RunOptions, adopted
-from .plan import Plan, make_plan, pair_records
+from .plan import Plan, ar_generators, make_plan, pair_records
 from .progress import Progress
 from .summary import measurements
 from .sweep import Job, sweep
@@ -37,6 +38,10 @@ try:
     import fcntl
 except ImportError:
     fcntl = None  # type: ignore[assignment]
+
+
+# What a folder answers that cannot be written; any other OSError is a fault of ours.
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT)
 
 
 class InterruptedRunError(Exception):
@@ -53,7 +58,10 @@ def start_run(options: RunOptions, plan: Plan, command: Sequence[str], progress:
             return _measure(run, plan, folder, frozenset(), progress)
         except InputError:
             if not (folder / TRIALS_FILE).exists():
-                shutil.rmtree(folder, ignore_errors=True)
+                shutil.rmtree(folder / "logs", ignore_errors=True)
+                (folder / RUN_FILE).unlink(missing_ok=True)
+                with suppress(OSError):
+                    folder.rmdir()
             raise
 
 
@@ -68,6 +76,7 @@ def resume_run(folder: Path, options: RunOptions, suite_given: bool, progress: P
                 f"--resume {folder}: its cells are not those that suite {stored.run.suite!r} has now "
                 f"(the suite, a pair or the device has changed); start a new run"
             )
+        _same_question(folder, stored.run, plan)
         wanted = {f"{p.name}#{process}": len(p.cells) for p in plan.pairings for process in range(p.processes)}
         trials = read_run(folder).trials
         counts = Counter(trial.pairing for trial in trials)
@@ -76,6 +85,23 @@ def resume_run(folder: Path, options: RunOptions, suite_given: bool, progress: P
         if len(kept) < len(trials) or not _ends_whole(folder):
             rewrite_trials(folder, kept)
         return _measure(stored.run, plan, folder, done, progress)
+
+
+def _same_question(folder: Path, run: Run, plan: Plan) -> None:
+    """Refuse to pool samples of other shapes, weights, prompts or versions with those that are on disk."""
+    pairs = tuple(type(record).model_validate_json(record.model_dump_json()) for record in pair_records(plan))
+    libraries = ("torch", "transformers", "numpy")
+    then, now = (dict(e.get("libraries") or {}) for e in (run.environment, capture_environment()))
+    differing = {
+        "a pair or its weights": pairs != run.pairs,
+        "the prompts": plan.prompts.sha256 != run.prompts.get("sha256"),
+        "the tokenizer": plan.prompts.tokenizer.sha256 != run.prompts.get("tokenizer_sha256"),
+        "dlmbench": __version__ != run.dlmbench_version,
+        **{name: then.get(name) != now.get(name) for name in libraries},
+    }
+    changed = [name for name, differs in differing.items() if differs]
+    if changed:
+        raise InputError(f"--resume {folder}: {' and '.join(changed)} changed since it was started; start a new run")
 
 
 def _recorded(folder: Path, run: Run, given: RunOptions, suite_given: bool) -> RunOptions:
@@ -219,6 +245,8 @@ def _measure(run: Run, plan: Plan, folder: Path, done: frozenset[str], progress:
         _conclude(run, folder, begin, device_name, complete=False)
         raise InterruptedRunError(str(folder)) from None
     except OSError as error:
+        if error.errno not in _CANNOT_WRITE:
+            raise
         # No summary is tried: it would fail for the same reason, and can be made from the trials at any time.
         raise InputError(
             f"{folder}: cannot be written ({error.strerror}); finished cells are kept, "
@@ -236,7 +264,7 @@ def _conclude(run: Run, folder: Path, begin: float, device_name: str, *, complet
     finished = datetime.now(UTC).isoformat(timespec="seconds") if complete else None
     spent = (run.duration_s or 0.0) + time.monotonic() - begin
     try:
-        write_measurements(folder, measurements(trials))
+        write_measurements(folder, measurements(trials, ar_generators(run.pairs)))
         write_run(folder, replace_run(run, trials, finished, spent, device_name))
     except OSError as error:
         raise InputError(

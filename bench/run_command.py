@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..profiles.record import Calibration, Cell
+from ..profiles.record import Calibration
 from ..profiles.store import StoredRun, read_run
 from ..reports.format import format_number
-from .estimate import PAIRING_S, REPORT_S, START_S, available_b, latency_s, memory_b
+from .estimate import PAIRING_S, REPORT_S, START_S, available_b, config_of, latency_s, memory_b
 from .options import RunOptions
-from .plan import Plan, make_plan
+from .plan import Plan, ar_generators, make_plan
 from .progress import Progress
 from .run import resume_run, start_run
 from .summary import measurements
@@ -52,7 +52,7 @@ def stored_run(folder: Path) -> StoredRun:
     stored = read_run(folder)
     if stored.measurements or not stored.trials:
         return stored
-    return replace(stored, measurements=tuple(measurements(stored.trials)))
+    return replace(stored, measurements=tuple(measurements(stored.trials, ar_generators(stored.run.pairs))))
 
 
 def run_document(stored: StoredRun, files: Sequence[Path] = ()) -> dict[str, Any]:
@@ -170,6 +170,10 @@ def _peaks(plan: Plan) -> dict[str, Calibration]:
     from ..profiles.clocks import clock_for
 
     torch.set_num_threads(plan.threads)
-    cells: list[Cell] = [cell for pairing in plan.pairings for cell in pairing.cells]
     clock = clock_for(plan.device)
-    return {dtype: Calibrator(plan.device, dtype, clock).measure() for dtype in {cell.dtype for cell in cells}}
+    largest: dict[str, int] = {}
+    for pairing in plan.pairings:
+        for cell in pairing.cells:
+            weights = config_of(cell, plan.pairs[cell.pair]).weight_bytes(cell.dtype)
+            largest[cell.dtype] = max(weights, largest.get(cell.dtype, 0))
+    return {dtype: Calibrator(plan.device, dtype, clock, size).measure() for dtype, size in largest.items()}

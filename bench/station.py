@@ -45,7 +45,6 @@ class Worker:
         weights: str,
         seed: int,
         dtype: str,
-        kv_dtype: str | None,
         device: str,
         threads: int,
         prompts: str | None,
@@ -54,12 +53,14 @@ class Worker:
         """Load the model and the prompts; reply who is measuring."""
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise InputError(f"device {device!r}: torch {torch.__version__} sees no CUDA device; choose --device cpu")
+        if device.startswith("cuda"):
+            # Events, captures and memory statistics belong to the current device, whatever device a tensor is on.
+            torch.cuda.set_device(device)
         torch.set_num_threads(threads)
         self._device, self._generator = device, generator
         self._clock = clock_for(device)
         shape = BackboneConfig.model_validate(config)
-        kv = None if kv_dtype is None else getattr(torch, kv_dtype)
-        self._context = Context(shape, weights, getattr(torch, dtype), device, seed, kv_dtype=kv)
+        self._context = Context(shape, weights, getattr(torch, dtype), device, seed)
         chosen = embedded_tokenizer() if tokenizer is None else load_tokenizer(Path(tokenizer))
         if chosen.vocab_size > shape.vocab_size:
             raise InputError(
@@ -90,9 +91,10 @@ class Worker:
 
     def warmup(self, *, id: str, limit_s: float, hard_limit_s: float) -> dict[str, Any]:
         """Generate until consecutive windows agree, within limits."""
+        opened = self._cells[id]
         reset_peak(self._device)
-        warmup = self._cells[id].warm_up(limit_s, hard_limit_s)
-        self._cells[id].memory_peak_b = read_peak_b(self._device)
+        warmup = opened.warm_up(limit_s, hard_limit_s)
+        opened.memory_peak_b = read_peak_b(self._device, captured="cudagraph" in opened.cell.engine)
         return {"warmup": warmup.model_dump()}
 
     def sample(self, *, id: str, order: int, round: int, prompt: int, seed: int, started_s: float) -> dict[str, Any]:
@@ -100,24 +102,26 @@ class Worker:
         sample = self._cells[id].sample(order=order, round_index=round, prompt=prompt, seed=seed, started_s=started_s)
         return {"sample": sample.model_dump()}
 
-    def close(self, *, id: str, flop_s: float, byte_s: float) -> dict[str, Any]:
-        """Forget a cell; reply its counters and the timeline of the sample nearest the median."""
+    def close(self, *, id: str, flop_s: float, byte_s: float, counted: list[int]) -> dict[str, Any]:
+        """Forget a cell; reply counters and timeline of the sample nearest the median among those `counted`."""
         opened = self._cells.pop(id)
-        line = opened.timeline()
+        line = opened.timeline(counted)
         return {
-            "counters": opened.counters(flop_s, byte_s),
+            "counters": opened.counters(counted, flop_s, byte_s),
             "timeline": None if line is None else line.model_dump(),
         }
 
     def calibrate(self, *, dtype: str) -> dict[str, Any]:
         """Measure this device's matrix-product and read rates now."""
         if dtype not in self._calibrators:
-            self._calibrators[dtype] = Calibrator(self._device, dtype, self._clock)
+            weights = self._context.config.weight_bytes(dtype)
+            self._calibrators[dtype] = Calibrator(self._device, dtype, self._clock, weights)
         return {"calibration": self._calibrators[dtype].measure().model_dump()}
 
     def release(self) -> dict[str, Any]:
         """Drop all cells and give freed memory back, before the next shape."""
         self._cells.clear()
+        self._context.built.clear()
         gc.unfreeze()
         gc.collect()
         if self._device.startswith("cuda"):

@@ -57,16 +57,29 @@ def _t_quantile(freedom: float) -> float:
     return float(stdtrit(freedom, 0.5 + LEVEL / 2))
 
 
-def over_processes(values: Sequence[float], within: float | None = None) -> Value:
+def within_process(values: Sequence[float]) -> tuple[float, float] | None:
+    """The interval of the median of one process's values: see `median_half_width`; their range where there are two."""
+    width = median_half_width(values) if min(values) > 0 else None
+    if width is not None:
+        centre = float(np.median(values))
+        return centre * math.exp(-width), centre * math.exp(width)
+    return (min(values), max(values)) if len(values) > 1 else None
+
+
+def over_processes(values: Sequence[float], within: tuple[float, float] | None = None) -> Value:
     """One value a process -> the metric's value with its interval.
 
     Positive values: geometric mean with a t interval on the logarithms; otherwise the mean with a t interval. With
-    fewer than five processes the interval is their range, or `within` (relative) for a single one: no level.
+    fewer than five processes the interval is their range, or `within` for a single one: no level.
     """
     data = np.asarray(values, dtype=float)
     if not data.size:
         return Value(value=None, why="no process gave a value")
-    if data.size > 1 and (data == data[0]).all():
+    if data.size == 1:
+        low, high = within or (None, None)
+        why = None if within else "one sample in one process: no interval"
+        return Value(value=float(data[0]), low=low, high=high, n=1, why=why)
+    if (data == data[0]).all():
         # Counters repeat exactly; logarithms would blur the last digit.
         same, level = float(data[0]), LEVEL if data.size >= MIN_PROCESSES else None
         return Value(value=same, low=same, high=same, n=data.size, level=level)
@@ -80,12 +93,7 @@ def over_processes(values: Sequence[float], within: float | None = None) -> Valu
     if data.size >= MIN_PROCESSES:
         half = _t_quantile(data.size - 1) * float(points.std(ddof=1)) / math.sqrt(data.size)
         return Value(value=back(centre), low=back(centre - half), high=back(centre + half), n=data.size, level=LEVEL)
-    if data.size > 1:
-        return Value(value=back(centre), low=float(data.min()), high=float(data.max()), n=data.size)
-    value = float(data[0])
-    if within is None:
-        return Value(value=value, n=1)
-    return Value(value=value, low=value * math.exp(-within), high=value * math.exp(within), n=1)
+    return Value(value=back(centre), low=float(data.min()), high=float(data.max()), n=data.size)
 
 
 def crossing(x: Sequence[float], y: Sequence[float], level: float) -> float | None:

@@ -198,6 +198,8 @@ def expand(suite: Suite, pairs: dict[str, Pair], device: str) -> list[Pairing]:
             if not cells:
                 continue
             name = f"{pair.name}/P={prompt},L={length},B={batch},{cells[0].dtype}"
+            if grid.kv_dtype is not None:
+                name += f",kv={grid.kv_dtype}"
             if grid.length_policy != "fixed":
                 name += f",{grid.length_policy}"
             known = pairings.get(name)
@@ -205,8 +207,8 @@ def expand(suite: Suite, pairs: dict[str, Pair], device: str) -> list[Pairing]:
             pairings[name] = Pairing(
                 name=name,
                 cells=tuple(sorted(merged, key=lambda cell: cell.side)),
-                processes=grid.processes or suite.processes,
-                budget_s=grid.budget_s or suite.budget_s,
+                processes=max(grid.processes or suite.processes, known.processes if known else 0),
+                budget_s=max(grid.budget_s or suite.budget_s, known.budget_s if known else 0.0),
             )
     if not pairings:
         raise InputError(f"suite {suite.name}: no cell is left; every one is excluded")

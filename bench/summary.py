@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 
+from ..models.names import AR, HF_DYNAMIC, HF_STATIC
 from ..profiles.record import Cell, Measurement, Reason, Sample, Trial, Value
-from .statistics import crossing, median_half_width, over_processes
+from .statistics import crossing, over_processes, within_process
 
 _Read = Callable[[Sample, Cell], float | None]
 
@@ -70,14 +71,19 @@ _ABSENT = {
 }
 
 
-def measurements(trials: Sequence[Trial]) -> list[Measurement]:
-    """One measurement a cell, in the order in which the cells were first measured."""
+def measurements(trials: Sequence[Trial], own: Mapping[str, str] | None = None) -> list[Measurement]:
+    """One measurement a cell, in the order in which the cells were first measured.
+
+    `own` maps a pair to its AR generator: it and transformers' generate on the same weights may be the reference of a
+    speed-up. Another checkpoint or a plug-in is measured beside them and never becomes the reference.
+    """
     by_key: dict[str, list[Trial]] = defaultdict(list)
     for trial in trials:
         by_key[trial.key].append(trial)
     measured = {key: _measure(group) for key, group in by_key.items()}
-    _add_speedups(measured, by_key)
-    _add_crossovers(measured, by_key)
+    best = _fastest_ar(measured.values(), own or {})
+    _add_speedups(measured, by_key, best)
+    _add_crossovers(measured, best)
     return list(measured.values())
 
 
@@ -107,7 +113,7 @@ def _sampled(name: str, read: _Read, trials: Sequence[Trial]) -> Value:
         values = [v for sample in trial.counted() if (v := read(sample, trial.cell)) is not None]
         if len(values) == len(trial.counted()):
             medians.append(float(median(values)))
-            within = median_half_width(values) if min(values) > 0 else None
+            within = within_process(values)
     if not medians:
         return Value(value=None, why=_ABSENT.get(name, "not recorded"))
     return over_processes(medians, within if len(trials) == 1 else None)
@@ -168,11 +174,15 @@ def _comparable(cell: Cell) -> tuple[object, ...]:
     return (*cell.shape, cell.dtype, cell.length_policy, decode.temperature, decode.top_k, decode.top_p)
 
 
-def _fastest_ar(measured: Iterable[Measurement]) -> dict[tuple[object, ...], Measurement]:
-    """Per comparable group, the AR cell of highest throughput, whatever its engine, kernel or generator."""
-    best: dict[tuple[object, ...], Measurement] = {}
+_Best = dict[tuple[object, ...], Measurement]
+
+
+def _fastest_ar(measured: Iterable[Measurement], own: Mapping[str, str]) -> _Best:
+    """Per comparable group, the pair's AR cell of highest throughput, whatever its engine and kernel."""
+    best: _Best = {}
     for m in measured:
-        if m.cell.side != "ar" or m.status != "ok":
+        matched = m.cell.generator in (own.get(m.cell.pair, AR), HF_DYNAMIC, HF_STATIC)
+        if m.cell.side != "ar" or m.status != "ok" or not matched:
             continue
         group = _comparable(m.cell)
         if group not in best or _value(m, "throughput_tok_s") > _value(best[group], "throughput_tok_s"):
@@ -185,8 +195,7 @@ def _value(m: Measurement, name: str) -> float:
     return -math.inf if value is None else value
 
 
-def _add_speedups(measured: dict[str, Measurement], by_key: dict[str, list[Trial]]) -> None:
-    best = _fastest_ar(measured.values())
+def _add_speedups(measured: dict[str, Measurement], by_key: dict[str, list[Trial]], best: _Best) -> None:
     for key, m in measured.items():
         if m.status != "ok":
             continue
@@ -201,25 +210,30 @@ def _add_speedups(measured: dict[str, Measurement], by_key: dict[str, list[Trial
 
 
 def _ratio(trials: Sequence[Trial], reference: Sequence[Trial]) -> Value:
-    """Throughput ratio from the log-ratios of samples of the same round: a median a process, then over processes."""
+    """Throughput ratio from samples of the same round, whose machine is the same: a median a process, then over these.
+
+    Where the two sides could only run one after the other, the ratio of the process medians.
+    """
     others = {trial.pairing: trial for trial in reference}
-    logs, last = [], None
+    medians, within = [], None
     for trial in trials:
         other = others.get(trial.pairing)
-        if other is None:
+        if other is None or not other.counted() or not trial.counted():
             continue
-        base = {s.round: s.output_tokens / s.latency_s for s in other.counted()}
-        rounds = [s.output_tokens / s.latency_s / base[s.round] for s in trial.counted() if base.get(s.round, 0) > 0]
-        if rounds:
-            logs.append(float(median(rounds)))
-            last = median_half_width(rounds)
-    if not logs:
+        mine, base = ({s.round: s.output_tokens / s.latency_s for s in t.counted()} for t in (trial, other))
+        if trial.alternation == "block":
+            ratios = [median(mine.values()) / median(base.values())]
+        else:
+            ratios = [mine[number] / base[number] for number in mine if base.get(number)]
+        if ratios:
+            medians.append(float(median(ratios)))
+            within = within_process(ratios)
+    if not medians:
         return Value(value=None, why="the two cells share no round")
-    return over_processes(logs, last if len(logs) == 1 else None)
+    return over_processes(medians, within if len(medians) == 1 else None)
 
 
-def _add_crossovers(measured: dict[str, Measurement], by_key: dict[str, list[Trial]]) -> None:
-    best = _fastest_ar(measured.values())
+def _add_crossovers(measured: dict[str, Measurement], best: _Best) -> None:
     diffusion = [m for m in measured.values() if m.cell.side == "diffusion" and m.status == "ok"]
     for group, reference in best.items():
         if reference.cell.length_policy != "fixed":

@@ -54,7 +54,7 @@ class _Staff:
 
     job: Job
     count: int = 0
-    loaded: tuple[str, str, str | None, int] | None = None
+    loaded: tuple[str, str, int] | None = None
     handles: dict[str, WorkerHandle] = field(default_factory=dict)
     infos: dict[str, WorkerInfo] = field(default_factory=dict)
     device_name: str = ""
@@ -62,7 +62,7 @@ class _Staff:
     def crew(self, pairing: Pairing, process: int) -> Crew:
         """The workers that this pairing needs, reused where they fit, started side by side where not."""
         cell = pairing.cells[0]
-        wanted = (cell.pair, cell.dtype, cell.kv_dtype, process)
+        wanted = (cell.pair, cell.dtype, process)
         names = list(dict.fromkeys(cell.generator for cell in pairing.cells))
         alive = all(handle.alive for handle in self.handles.values())
         if self.loaded != wanted or set(self.handles) != set(names) or not alive:
@@ -88,7 +88,7 @@ class _Staff:
         handle = WorkerHandle(logs / f"worker-{self.count:03d}.log", job.threads, job.device)
         self.count += 1
         self.handles[name] = handle
-        pair, dtype, kv_dtype, _ = loaded
+        pair, dtype, _ = loaded
         sides = job.pairs[pair]
         side = sides.diffusion if name == sides.diffusion.generator else sides.ar
         handle.send(
@@ -98,7 +98,6 @@ class _Staff:
             weights=job.weights,
             seed=job.suite.seed,
             dtype=dtype,
-            kv_dtype=kv_dtype,
             device=job.device,
             threads=job.threads,
             prompts=job.prompts,

@@ -15,6 +15,8 @@ import signal
 import sys
 from pathlib import Path
 
+PARENT = "DLMBENCH_PARENT"
+
 
 def _tie_to_parent() -> None:
     """On Linux: die with the parent, and be the first to go when memory runs out. Elsewhere a closed pipe ends us."""
@@ -23,7 +25,7 @@ def _tie_to_parent() -> None:
     with contextlib.suppress(OSError, AttributeError):
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-    if os.getppid() == 1:  # the parent died before the line above took effect
+    if os.getppid() != int(os.environ.get(PARENT, os.getppid())):  # it died before the line above took effect
         sys.exit(1)
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")

@@ -38,16 +38,17 @@ def attention_backend(name: str) -> Iterator[None]:
 def attend(query: Tensor, key: Tensor, value: Tensor, *, causal: bool = False, mask: Tensor | None = None) -> Tensor:
     """Attention of query [B, H, q, D] on key and value [B, Hkv, kv, D], H a multiple of Hkv. Returns [B, H, q, D].
 
-    `causal` requires q = kv; `mask` is boolean or additive and broadcasts to [B, 1, q, kv]. Without either, the heads
-    of a group are folded into the query length: the same sums, with no copy of keys and values, on any kernel.
+    `causal` requires q = kv; `mask` is boolean or additive and broadcasts to [B, 1, q, kv]. Where all queries see
+    the same keys, the heads of a group are folded into the query length: the same sums, with no copy of keys and
+    values, on any kernel.
     """
     batch, heads, q_len, head_dim = query.shape
     kv_heads = key.shape[1]
     if kv_heads == heads:
         return scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal)
-    if mask is None and not causal:
+    if not causal and (mask is None or mask.shape[-2] == 1):
         folded = query.reshape(batch, kv_heads, heads // kv_heads * q_len, head_dim)
-        return scaled_dot_product_attention(folded, key, value).reshape(batch, heads, q_len, head_dim)
+        return scaled_dot_product_attention(folded, key, value, attn_mask=mask).reshape(batch, heads, q_len, head_dim)
     if query.is_cuda:
         return scaled_dot_product_attention(query, key, value, attn_mask=mask, is_causal=causal, enable_gqa=True)
     # The CPU's fused kernel takes equal head counts only; its fallback would materialise the [q, kv] scores.

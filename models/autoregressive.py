@@ -42,7 +42,9 @@ class Autoregressive:
         prompt = max(shape.prompt_length, 1)
         capacity = prompt + shape.length
         self.network.rotary(capacity)
-        self.network.favour_single_rows(shape.batch == 1 and self.engine == "eager")
+        # Other engines of this shape share the network: they leave the layouts as they are.
+        if shape.batch > 1 or self.engine == "eager":
+            self.network.favour_single_rows(shape.batch == 1)
         cache = KVCache(self.network.config, shape.batch, capacity, self.kv_dtype, self.network.device)
         self._prefill = prefill(self.engine, self.network, cache, shape.batch, prompt)
         self._step = decode_step(self.engine, self.network, cache, shape.batch)
@@ -90,11 +92,14 @@ class Autoregressive:
         return self.network.forward_cost(network, rows, q_len, kv_len, logit_rows, mask, kv_dtype)
 
 
+_MOST_AHEAD = 2
+
+
 class _EndWatch:
     """Learns that every row has ended without making the host wait for the device.
 
-    On CUDA the flag travels to pinned memory behind the kernels; the host looks at what has arrived, so decoding may
-    overrun by the steps that were already queued. Those tokens lie after EOS and never count.
+    On CUDA the flag travels to the host behind the kernels, and the host runs at most two steps ahead of what has
+    arrived: decoding overruns by no more. Those tokens lie after EOS and never count.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -109,6 +114,9 @@ class _EndWatch:
         event = torch.cuda.Event()
         event.record()
         self._pending.append((host, event))
+        if len(self._pending) > _MOST_AHEAD:
+            # Launches are far quicker than steps: without a bound the host would queue the whole length.
+            self._pending[0][1].synchronize()
         while self._pending and self._pending[0][1].query():
             arrived, _ = self._pending.pop(0)
             if bool(arrived):

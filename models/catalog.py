@@ -25,7 +25,8 @@ from .weights import random_backbone
 class Context:
     """What a factory may build on. `network()` makes or loads the pair's backbone once and keeps it.
 
-    `weights` is "random" or a checkpoint (folder or hub id); `seed` draws random weights.
+    `weights` is "random" or a checkpoint (folder or hub id); `seed` draws random weights. `built` keeps generators
+    that several cells share.
     """
 
     config: BackboneConfig
@@ -35,6 +36,7 @@ class Context:
     seed: int
     engine: str = "eager"
     kv_dtype: torch.dtype | None = None
+    built: dict[tuple[str | None, ...], Generator] = field(default_factory=dict)
     _networks: list[Backbone] = field(default_factory=list)
 
     def network(self) -> Backbone:
@@ -46,9 +48,9 @@ class Context:
                 self._networks.append(load_backbone(resolve(self.weights), self.dtype, self.device))
         return self._networks[0]
 
-    def on_engine(self, engine: str) -> Context:
-        """The same network under another engine."""
-        return replace(self, engine=engine)
+    def for_cell(self, engine: str, kv_dtype: str | None) -> Context:
+        """The same network under another engine and cache dtype."""
+        return replace(self, engine=engine, kv_dtype=None if kv_dtype is None else getattr(torch, kv_dtype))
 
 
 def build(name: str, context: Context) -> Generator:

@@ -40,7 +40,9 @@ def prefill(engine: str, network: Backbone, cache: KVCache, rows: int, length: i
     def run(ids: Tensor) -> Tensor:
         return network.logits(network.trunk(ids, mask="causal", cache=cache)[:, -1])
 
-    return _built(engine, run, network.embedding.new_zeros((rows, length), dtype=torch.int64))
+    ids = network.embedding.new_zeros((rows, length), dtype=torch.int64)
+    # On a CPU a prefill is matrix products, which compiling does not speed up; it would double the time to prepare.
+    return _built("eager" if engine == "compile" and not ids.is_cuda else engine, run, ids)
 
 
 def denoiser(engine: str, network: Backbone, rows: int, length: int) -> Denoiser:
@@ -67,7 +69,7 @@ def _static_steps(engine: str, network: Backbone, cache: KVCache, rows: int) -> 
     """A decode step whose shapes do not depend on the position: one compiled or captured function a bucket.
 
     Buckets double from 256 live slots to the whole cache: at most half of the keys read are dead, and few graphs are
-    made. They are built from the longest down, so that later captures fit into the first one's memory pool.
+    made.
     """
     ids = network.embedding.new_zeros((rows, 1), dtype=torch.int64)
     bounds = [cache.capacity]

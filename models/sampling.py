@@ -16,6 +16,8 @@ from torch.nn import functional as F
 from .generator import Settings
 
 _CHUNK = 128
+# From this vocabulary on, a maximum in two levels beats one pass that carries indices, on a CPU.
+_TWO_LEVEL = 32_768
 # Logits worked on at once: temporaries of this size stay in a CPU's caches; a GPU wants fewer, larger kernels.
 _BLOCK_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
 
@@ -36,7 +38,8 @@ def choose(
     if suppress is not None:
         logits[:, suppress] = -torch.inf
     if settings.temperature == 0 and not confidence:
-        return logits.argmax(dim=-1), None
+        two_level = logits.shape[1] >= _TWO_LEVEL and not logits.is_cuda
+        return _argmax(logits)[1][:, 0] if two_level else logits.argmax(dim=-1), None
     rows = max(1, _BLOCK_BYTES.get(logits.device.type, 2 << 20) // (4 * logits.shape[1]))
     uniforms = None
     if settings.temperature > 0:

@@ -1,51 +1,63 @@
 """What this device can do right now: a short matrix product and a short read, with the threads and dtype in force.
 
-Run beside a pairing, not once a day: on a shared machine both drift by a factor of two within minutes. The best of a
-few repeats is taken, because a disturbance can only slow them.
+Run beside a pairing, not once a day: on a shared machine both drift by a factor of two within minutes.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 
 from .clocks import Clock
 from .record import Calibration
 
-_READ_BYTES = {"cpu": 256 << 20, "cuda": 1 << 30}
 _MATRIX = {"cpu": 1024, "cuda": 8192}
+_MOST_READ = 256 << 20
+_LEAST_READ = 1 << 20
+# A GPU's clock falls within milliseconds under load: its peaks are what it sustains over this long.
+_SUSTAINED_S = 0.25
 
 
 class Calibrator:
-    """Keeps its operands between calls, so that a calibration costs only the work that it times."""
+    """Measures a device for models of one size. Operands live only while it measures: they are not the model's memory.
 
-    def __init__(self, device: str, dtype: str, clock: Clock) -> None:
-        kind = "cuda" if device.startswith("cuda") else "cpu"
-        self._clock, self._dtype = clock, dtype
-        random = torch.Generator(device).manual_seed(0)
-        size = _MATRIX[kind]
-        # Random operands: zeros draw less power and clock higher.
-        self._left = torch.randn(size, size, device=device, generator=random).to(getattr(torch, dtype))
-        self._right = torch.randn(size, size, device=device, generator=random).to(getattr(torch, dtype))
-        self._product = torch.empty_like(self._left)
-        self._block = torch.ones(_READ_BYTES[kind] // 4, device=device)
+    The read is of a block as large as the model's weights (at most 256 MiB): what fits a cache is read from it.
+    """
+
+    def __init__(self, device: str, dtype: str, clock: Clock, weight_bytes: int) -> None:
+        self._device, self._dtype, self._clock = device, dtype, clock
+        self._size = _MATRIX["cuda" if device.startswith("cuda") else "cpu"]
+        self._block = max(_LEAST_READ, min(weight_bytes, _MOST_READ))
 
     @torch.inference_mode()
-    def measure(self, repeats: int = 3) -> Calibration:
-        """Peak matrix-product rate (FLOP/s) and read bandwidth (B/s): best of `repeats` after one warm-up."""
-        product = self._best(lambda: torch.mm(self._left, self._right, out=self._product), repeats)
-        read = self._best(lambda: self._block.sum(), repeats)
+    def measure(self) -> Calibration:
+        """Matrix-product rate (FLOP/s) and read bandwidth (B/s), now."""
+        random = torch.Generator(self._device).manual_seed(0)
+        # Random operands: zeros draw less power and clock higher.
+        left, right = (
+            torch.randn(self._size, self._size, device=self._device, generator=random).to(getattr(torch, self._dtype))
+            for _ in range(2)
+        )
+        product, block = torch.empty_like(left), torch.ones(self._block // 4, device=self._device)
         return Calibration(
-            matmul_flop_s=2.0 * self._left.shape[0] ** 3 / product,
-            read_b_s=self._block.numel() * 4 / read,
+            matmul_flop_s=2.0 * self._size**3 / self._seconds(lambda: torch.mm(left, right, out=product)),
+            read_b_s=block.numel() * 4 / self._seconds(block.sum),
             dtype=self._dtype,
+            read_block_b=self._block,
         )
 
-    def _best(self, work: object, repeats: int) -> float:
-        assert callable(work)
+    def _seconds(self, work: Callable[[], object]) -> float:
+        """Seconds of one `work`: the best of a few on a CPU, where disturbances only slow it; sustained on CUDA."""
         work()
-        marks = []
+        best = min(self._timed(work, 1) for _ in range(3))
+        if not self._device.startswith("cuda"):
+            return best
+        return self._timed(work, max(1, int(_SUSTAINED_S / best)))
+
+    def _timed(self, work: Callable[[], object], repeats: int) -> float:
+        self._clock.settle()
+        begin = self._clock.mark()
         for _ in range(repeats):
-            self._clock.settle()
-            marks.append((self._clock.mark(), work() is None, self._clock.mark()))
-        seconds = self._clock.seconds([mark for begin, _, end in marks for mark in (begin, end)])
-        return min(end - begin for begin, end in zip(seconds[::2], seconds[1::2], strict=True))
+            work()
+        return self._clock.seconds([begin, self._clock.mark()])[1] / repeats

@@ -93,6 +93,21 @@ def own_use() -> OwnUse:
     return OwnUse(usage.ru_utime + usage.ru_stime, usage.ru_nivcsw)
 
 
+def kept_waiting_s(tasks: Path = Path("/proc/self/task")) -> float:
+    """Seconds that this process's threads have been ready to run and had no processor, since each began.
+
+    The kernel counts nanoseconds, so a difference means something over any window; NaN where it does not tell. A thread
+    that sleeps or waits for input is not counted. Cost: 12 µs a thread.
+    """
+    total = 0
+    try:
+        for thread in os.listdir(tasks):
+            total += int((tasks / thread / "schedstat").read_bytes().split()[1])
+    except (OSError, ValueError, IndexError):
+        return math.nan
+    return total * 1e-9
+
+
 class CpuWindow:
     """Measures one window after another: `start()` … `stop()`, or a `with` block and then `.disturbance`.
 

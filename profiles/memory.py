@@ -22,10 +22,13 @@ def reset_peak(device: str, proc: Path = Path("/proc/self")) -> None:
         return
 
 
-def read_peak_b(device: str, proc: Path = Path("/proc/self")) -> int | None:
-    """Peak in bytes since `reset_peak`; None where the system does not tell. On a CPU the whole process counts."""
+def read_peak_b(device: str, proc: Path = Path("/proc/self"), *, captured: bool = False) -> int | None:
+    """Peak in bytes since `reset_peak`; None where the system does not tell. On a CPU the whole process counts.
+
+    A `captured` graph works in a pool of its own, which only the allocator's reserved memory shows.
+    """
     if device.startswith("cuda"):
-        return int(torch.cuda.max_memory_allocated())
+        return int(torch.cuda.max_memory_reserved() if captured else torch.cuda.max_memory_allocated())
     try:
         match = _PEAK.search((proc / "status").read_text())
     except OSError:

@@ -274,7 +274,7 @@ def _notes(measured: Sequence[Measurement], levels: set[float | None]) -> tuple[
             "the framework, not the method."
         )
     if any("speedup" in m.metrics for m in measured):
-        notes.append("speed-up: over the fastest AR cell of the same shape; AR rows have none.")
+        notes.append("speed-up: over the pair's fastest AR cell of the same shape (1×), fastest by this run's numbers.")
     missing = dict.fromkeys(
         f"{metric_header(name)}: {plain(value.why or 'no reason recorded')}"
         for m in measured

@@ -104,11 +104,11 @@ def test_an_unknown_device_is_refused_with_the_choice(name: str) -> None:
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(planning, "_nvidia_devices", lambda: 0)
+    monkeypatch.setattr(planning, "cuda_devices", lambda: ())
     assert choose_device("auto") == "cpu"
-    with pytest.raises(InputError, match="no NVIDIA device"):
+    with pytest.raises(InputError, match="no CUDA device"):
         choose_device("cuda")
-    monkeypatch.setattr(planning, "_nvidia_devices", lambda: 2)
+    monkeypatch.setattr(planning, "cuda_devices", lambda: (1 << 30, 1 << 30))
     assert choose_device("auto") == "cuda"
     assert choose_device("cuda:1") == "cuda:1"
     with pytest.raises(InputError, match="2 devices"):
@@ -117,7 +117,7 @@ def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("index", ["²", "٣", "9" * 5000])
 def test_a_device_number_in_other_digits_is_refused(monkeypatch: pytest.MonkeyPatch, index: str) -> None:
-    monkeypatch.setattr(planning, "_nvidia_devices", lambda: 8)
+    monkeypatch.setattr(planning, "cuda_devices", lambda: (1 << 30,) * 8)
     with pytest.raises(InputError, match="--device"):
         choose_device(f"cuda:{index}")
 

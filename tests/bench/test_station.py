@@ -66,7 +66,7 @@ def ask(tmp_path: Path) -> Callable[..., dict[str, Any]]:
 
     assert request(
         "load", generator="x", config=load_pair("small").ar.backbone.model_dump(), weights="random", seed=0,
-        dtype="float32", kv_dtype=None, device="cpu", threads=1, prompts=None, tokenizer=None,
+        dtype="float32", device="cpu", threads=1, prompts=None, tokenizer=None,
     )["ok"]  # fmt: skip
 
     def sampled(factory: str, **cell: Any) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def test_the_built_in_generators_do_the_work_that_their_cell_promises(
     worker = Worker()
     worker.load(
         generator=generator, config=load_pair("small").ar.backbone.model_dump(), weights="random", seed=0,
-        dtype="float32", kv_dtype=None, device="cpu", threads=1, prompts=None, tokenizer=None,
+        dtype="float32", device="cpu", threads=1, prompts=None, tokenizer=None,
     )  # fmt: skip
     cell = Cell(pair="small", side=side, generator=generator, length=4, steps=steps, batch=2)
     worker.open(id="c", cell=cell.model_dump())

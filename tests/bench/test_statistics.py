@@ -16,6 +16,7 @@ from dlmbench.bench.statistics import (
     effective_size,
     median_half_width,
     over_processes,
+    within_process,
 )
 from dlmbench.bench.steady import windows_agree
 
@@ -127,16 +128,18 @@ def test_five_processes_by_hand() -> None:
 
 
 def test_fewer_than_five_processes_show_their_range_and_no_level() -> None:
-    value = over_processes([1.0, 2.0, 4.0, 8.0], within=0.5)
+    value = over_processes([1.0, 2.0, 4.0, 8.0], within=(0.5, 9.0))
     assert value.value == pytest.approx(2 * math.sqrt(2))  # (1 x 2 x 4 x 8)^(1/4) = 64^(1/4)
     assert (value.low, value.high, value.n, value.level) == (1.0, 8.0, 4, None)
 
 
 def test_one_process_shows_the_interval_within_it_and_no_level() -> None:
-    value = over_processes([3.0], within=math.log(2))
+    value = over_processes([3.0], within=(1.5, 6.0))
     assert (value.value, value.n, value.level) == (3.0, 1, None)
-    assert (value.low, value.high) == (pytest.approx(1.5), pytest.approx(6.0))
-    assert over_processes([3.0]).low is None
+    assert (value.low, value.high) == (1.5, 6.0)
+    alone = over_processes([3.0])
+    assert (alone.value, alone.low, alone.high) == (3.0, None, None)
+    assert alone.why == "one sample in one process: no interval"
 
 
 def test_no_value_is_null_with_a_reason_not_zero() -> None:
@@ -164,7 +167,7 @@ def test_values_that_reach_zero_are_averaged_without_logarithms() -> None:
 
 @given(st.lists(positive, min_size=1, max_size=12))
 def test_the_interval_holds_its_value(values: list[float]) -> None:
-    value = over_processes(values, within=0.1)
+    value = over_processes(values, within=(values[0], values[0]))
     assert value.low is not None
     assert value.value is not None
     assert value.high is not None
@@ -253,3 +256,13 @@ def test_statistics_of_positive_times_never_warn(values: list[float], window: in
         windows_agree(values, window)
         median_half_width(values)
         over_processes(values)
+
+
+def test_within_a_process_two_samples_show_their_range_and_more_their_interval() -> None:
+    assert within_process([4.0]) is None
+    assert within_process([4.0, 2.0]) == (2.0, 4.0)
+    values = [1.0, 1.1, 0.9, 1.05, 0.95]
+    width = median_half_width(values)
+    assert width is not None
+    assert within_process(values) == (pytest.approx(math.exp(-width)), pytest.approx(math.exp(width)))
+    assert within_process([0.0, 1.0, 3.0]) == (0.0, 3.0)  # no logarithm of zero: the range

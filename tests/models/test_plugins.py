@@ -166,7 +166,7 @@ def test_built_in_names_need_no_import() -> None:
 
 def test_built_in_generators_share_the_contexts_network() -> None:
     here = context(kv_dtype=torch.bfloat16)
-    ar, diffusion = build("ar", here), build("masked-diffusion", here.on_engine("eager"))
+    ar, diffusion = build("ar", here), build("masked-diffusion", here.for_cell("eager", None))
     assert isinstance(ar, Autoregressive)
     assert isinstance(diffusion, MaskedDiffusion)
     assert ar.network is diffusion.network is here.network()

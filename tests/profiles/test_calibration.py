@@ -31,20 +31,25 @@ class ScriptedClock:
         self.settled += 1
 
 
-def test_rates_are_the_best_repeats() -> None:
-    # Products of 1024 x 1024 matrices: 2 x 1024^3 FLOPs, fastest 0.25 s. Reads of 256 MiB, fastest 0.5 s.
+def test_rates_are_the_best_of_three_repeats() -> None:
+    # Products of 1024 x 1024 matrices: 2 x 1024^3 FLOPs, fastest 0.25 s. Reads of 64 MiB, fastest 0.5 s.
     clock = ScriptedClock([0.5, 0.25, 2.0, 1.0, 4.0, 0.5])
-    found = Calibrator("cpu", "float32", clock).measure(repeats=3)
+    found = Calibrator("cpu", "float32", clock, 64 << 20).measure()
     assert found.matmul_flop_s == pytest.approx(2 * 1024**3 / 0.25)
-    assert found.read_b_s == pytest.approx(256 * 2**20 / 0.5)
-    assert found.dtype == "float32"
+    assert found.read_b_s == pytest.approx(64 * 2**20 / 0.5)
+    assert (found.dtype, found.read_block_b) == ("float32", 64 << 20)
     assert clock.settled == 6  # each stretch starts from an idle device
 
 
+@pytest.mark.parametrize(("weights", "block"), [(10, 1 << 20), (3 << 20, 3 << 20), (1 << 40, 256 << 20)])
+def test_the_block_read_is_as_large_as_the_weights_within_bounds(weights: int, block: int) -> None:
+    assert Calibrator("cpu", "float32", ScriptedClock([1.0] * 6), weights).measure().read_block_b == block
+
+
 def test_a_real_clock_gives_positive_rates_again_and_again() -> None:
-    calibrator = Calibrator("cpu", "bfloat16", HostClock())
+    calibrator = Calibrator("cpu", "bfloat16", HostClock(), 1 << 20)
     for _ in range(2):
-        found = calibrator.measure(repeats=1)
+        found = calibrator.measure()
         assert found.matmul_flop_s > 0
         assert found.read_b_s > 0
         assert found.dtype == "bfloat16"

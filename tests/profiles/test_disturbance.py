@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from dlmbench.profiles.disturbance import CpuWindow, Disturbance, OwnUse, own_use
+from dlmbench.profiles.disturbance import CpuWindow, Disturbance, OwnUse, kept_waiting_s, own_use
 
 HAS_PROC = Path("/proc/stat").exists()
 
@@ -184,3 +184,28 @@ def test_this_process_is_own_with_its_threads() -> None:
     assert 0.0 < found.own_cores * found.seconds <= used
     assert found.own_cores * found.seconds > 0.5 * used
     assert found.cores == len(os.sched_getaffinity(0))
+
+
+# Kept waiting ------------------------------------------------------------------------------------------------------
+
+
+def test_waiting_is_summed_over_threads_in_nanoseconds(tmp_path: Path) -> None:
+    for thread, text in (("1", "500 2000000000 7"), ("2", "900 500000000 3")):
+        (tmp_path / thread).mkdir()
+        (tmp_path / thread / "schedstat").write_text(text)
+    assert kept_waiting_s(tmp_path) == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize("text", [None, "", "1", "1 x 2"])
+def test_waiting_that_the_system_does_not_tell_is_unknown(tmp_path: Path, text: str | None) -> None:
+    (tmp_path / "1").mkdir()
+    if text is not None:
+        (tmp_path / "1" / "schedstat").write_text(text)
+    assert math.isnan(kept_waiting_s(tmp_path))
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="needs Linux")
+def test_sleeping_is_not_waiting_for_a_processor() -> None:
+    before = kept_waiting_s()
+    time.sleep(0.1)
+    assert kept_waiting_s() - before < 0.05

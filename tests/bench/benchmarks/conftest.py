@@ -42,7 +42,7 @@ class Line:
     def __str__(self) -> str:
         scale = 100 if self.unit == "%" else 1
         low, median, high = (scale * value for value in (self.measured.low, self.measured.median, self.measured.high))
-        return f"{self.what:<70}{median:>8.2f} {self.unit} [{low:.2f}, {high:.2f}]".ljust(102) + self.target
+        return f"{self.what:<68}{median:>9.3g} {self.unit} [{low:.3g}, {high:.3g}]".ljust(102) + self.target
 
 
 _LINES = pytest.StashKey[list[Line]]()
@@ -73,11 +73,13 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     import torch
 
-    shown = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(("MALLOC_", "OMP_"))]
-    terminalreporter.section("ratios of interleaved rounds: median [quartiles], target")
+    prefixes = ("MALLOC_", "OMP_", "MKL_", "KMP_")
+    shown = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith(prefixes)]
+    terminalreporter.section("ratios of interleaved rounds")
     terminalreporter.write_line(f"torch {torch.__version__}, {torch.get_num_threads()} of {os.cpu_count()} cores")
-    terminalreporter.write_line(f"variables: {', '.join(shown) or 'none of MALLOC_*, OMP_*'}")
+    terminalreporter.write_line(f"variables: {', '.join(shown) or 'none'}")
     terminalreporter.write_line(f"load: {config.stash.get(_LOAD, 'unknown')} before, {_load()} after")
+    terminalreporter.write_line("median [quartiles] and target; 'A over B' says how many times as fast A is")
     for line in lines:
         terminalreporter.write_line(str(line))
 

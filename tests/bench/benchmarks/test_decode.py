@@ -55,7 +55,7 @@ def ready(generator: Generator, request: Request) -> Callable[[], torch.Tensor]:
         ("5m", 1, 64, 10, "≥ 1.8"),
         ("gpt2-size", 1, 24, 6, "≥ 1.25, stretch 1.7"),
         ("5m", 8, 32, 8, "≥ 1"),
-        ("gpt2-size", 8, 12, 6, "≥ 1"),
+        ("gpt2-size", 8, 10, 6, "≥ 1"),
     ],
     ids=["5m-batch1", "gpt2-size-batch1", "5m-batch8", "gpt2-size-batch8"],
 )
@@ -88,12 +88,12 @@ def test_decode(
         "compile": Autoregressive(compiled, engine="compile"),
     }
     variants = {name: ready(generator, request) for name, generator in generators.items()}
-    expected = variants["eager"]()
-    for name, variant in variants.items():
-        if "f16" not in name:
-            assert variant().tolist() == expected.tolist(), name
+    # Keys and values rounded to float16 may choose other tokens; everything else is float32 and may not.
+    tokens = {name: variant().tolist() for name, variant in variants.items()}
+    for name, rows in tokens.items():
+        assert "f16" in name or rows == tokens["eager"], name
 
-    taken = interleave(variants, rounds=rounds)
+    taken = interleave(variants, rounds=rounds, warm_up=0)
 
     for engine in ("eager", "compile"):
         for cache in ("dynamic", "static"):
