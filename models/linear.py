@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+_LINE = 64  # floats; four cache lines
+
 
 class Linear(nn.Module):
     """y = x W^T + b with weight [out, in], as checkpoints store it."""
@@ -27,8 +29,10 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
-        if x.numel() != x.shape[-1] or x.is_cuda:
+        if x.is_cuda:
             return F.linear(x, self.weight, self.bias)
+        if x.numel() != x.shape[-1]:
+            return self._many_rows(x)
         if torch.compiler.is_compiling():
             product = (self.weight.float() * x.float().reshape(-1)).sum(dim=-1)
             if self.bias is not None:
@@ -37,6 +41,20 @@ class Linear(nn.Module):
         if self._transposed is None:
             return F.linear(x, self.weight, self.bias)
         return x @ self._transposed if self.bias is None else x @ self._transposed + self.bias
+
+    def _many_rows(self, x: Tensor) -> Tensor:
+        """On a CPU; an odd output size (a vocabulary of 50,258) is written into rows padded to whole cache lines.
+
+        Unpadded, every row of the result starts elsewhere in a line, and the product runs a fifth slower.
+        """
+        size_out = self.weight.shape[0]
+        plain = size_out % _LINE == 0 or x.dtype != torch.float32 or self.bias is not None
+        if plain or torch.compiler.is_compiling():
+            return F.linear(x, self.weight, self.bias)
+        rows = x.reshape(-1, x.shape[-1])
+        padded = x.new_empty(rows.shape[0], -(-size_out // _LINE) * _LINE)
+        product = torch.mm(rows, self.weight.t(), out=padded[:, :size_out])
+        return product.view(*x.shape[:-1], size_out)
 
     def favour_single_rows(self, wanted: bool) -> None:
         """Keep (or drop) a transposed copy for single rows where it is read faster: fp32 on a CPU, a wide weight."""

@@ -102,7 +102,7 @@ def test_a_cell_is_opened_warmed_up_sampled_and_closed(worker: Any) -> None:
     assert sample.prefill_s + sample.forward_s + sample.sampling_s + sample.idle_s == pytest.approx(sample.latency_s)
     # Prefill of 32 positions, then three decode steps of one.
     assert sample.forward_tokens == 32 + 3
-    closed = worker.ask("close", 60, id="c0", flop_s=1e12, byte_s=1e11)
+    closed = worker.ask("close", 60, id="c0", flop_s=1e12, byte_s=1e11, counted=[7])
     assert closed["counters"]["nfe"] == 4
     assert len(closed["timeline"]["commits"]) == 4
 
@@ -111,7 +111,7 @@ def test_a_cell_is_opened_warmed_up_sampled_and_closed(worker: Any) -> None:
 def test_a_refused_request_leaves_the_worker_alive(worker: Any) -> None:
     for operation, fields, code in (
         ("dance", {}, "protocol"),
-        ("close", {"id": "nosuch", "flop_s": 1.0, "byte_s": 1.0}, "crash"),
+        ("close", {"id": "nosuch", "flop_s": 1.0, "byte_s": 1.0, "counted": []}, "crash"),
         ("open", {"id": "x", "cell": {"pair": "small"}}, "crash"),
     ):
         with pytest.raises(WorkerFailedError) as caught:

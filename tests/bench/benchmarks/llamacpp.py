@@ -17,7 +17,7 @@ import http.client
 import json
 import tempfile
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -113,7 +113,7 @@ class LlamaCpp:
         stream.close()
         return torch.cat(columns, dim=1)
 
-    def _columns(self, prompts: list[list[int]], length: int) -> Iterator[list[int]]:
+    def _columns(self, prompts: list[list[int]], length: int) -> Generator[list[int], None, None]:
         """One token id of every row at a time, as the server's stream brings them."""
         address = urlsplit(self._server.listening_address)
         connection = http.client.HTTPConnection(address.hostname or "", address.port)

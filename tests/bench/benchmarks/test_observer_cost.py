@@ -38,8 +38,8 @@ class Nobody:
     [
         ("gpt2-size", "ar", 24, 8, "≤ 0.5 %"),
         ("gpt2-size", "diffusion", 64, 12, "≤ 0.5 %"),
-        ("small", "ar", 64, 40, "≤ 2 %"),
-        ("small", "diffusion", 64, 40, "≤ 2 %"),
+        ("small", "ar", 64, 80, "≤ 2 %"),
+        ("small", "diffusion", 64, 80, "≤ 2 %"),
     ],
     ids=["gpt2-size-ar", "gpt2-size-diffusion", "small-ar", "small-diffusion"],
 )
