@@ -47,7 +47,7 @@ class Layer(nn.Module):
         config = self.config
         batch, q_len, _ = x.shape
         qkv = self.qkv(_rms_norm(x, self.input_norm, config.rms_norm_eps))
-        qkv = qkv.view(batch, q_len, -1, config.head_dim)
+        qkv = qkv.unflatten(-1, (-1, config.head_dim))
         heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
         rotated, value = qkv.split([heads + kv_heads, kv_heads], dim=2)
         if config.qk_norm:
