@@ -129,7 +129,9 @@ def run(
     if dry_run:
         document = dry_run_command(options, _console(as_json))
     else:
-        document = run_command(options, resume, suite is not None, tuple(sys.argv), _console(as_json), quiet=False)
+        document = run_command(
+            options, resume, suite is not None, ("dlmbench", *sys.argv[1:]), _console(as_json), quiet=False
+        )
     if as_json:
         _print_json(document)
     if document.get("ok_cells") == 0:

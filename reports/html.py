@@ -66,7 +66,11 @@ def render(stored: StoredRun, figures: Sequence[Figure]) -> str:
                 (peak.dtype, format_number(peak.matmul_flop_s, "FLOP/s"), format_number(peak.read_b_s, "B/s"))
                 for peak in run.peaks
             ],
-            settings=[*flat(run.settings), *flat(run.prompts, "prompts."), ("seed", str(run.seed))],
+            settings=[
+                *flat({k: v for k, v in run.settings.items() if k != "cwd"}),
+                *flat(run.prompts, "prompts."),
+                ("seed", str(run.seed)),
+            ],
             command=shlex.join(plain(argument) for argument in run.command),
             definitions=definitions(stored),
             palette_light=palette_css(LIGHT),
@@ -112,8 +116,9 @@ def _clean(value: object) -> object:
 
 
 def _workers(stored: StoredRun) -> list[tuple[tuple[str, str], ...]]:
-    """The distinct workers without their process ids: what package, versions and threads measured."""
-    distinct = {
-        flat(trial.worker.model_dump(exclude={"pid"})): None for trial in stored.trials if trial.worker is not None
-    }
+    """The distinct workers: what versions, commit and threads measured. A page is shared, so no folder of the machine
+    is on it; the record of trials has them.
+    """
+    private = {"pid", "package_path"}
+    distinct = {flat(trial.worker.model_dump(exclude=private)): None for trial in stored.trials if trial.worker}
     return list(distinct)
