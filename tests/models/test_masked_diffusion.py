@@ -17,7 +17,7 @@ from dlmbench.models.backbone import Backbone
 from dlmbench.models.generator import Costed, Generator, Request, Settings, Shape
 from dlmbench.models.masked_diffusion import MaskedDiffusion
 
-REFERENCE = Path("/work/shared/fixtures/noise_schedules/transfer_counts.json")
+REFERENCE = Path(__file__).parents[1] / "golden" / "transfer_counts.json"
 
 MakeNetwork = Callable[..., Backbone]
 Prompts = Callable[..., Tensor]
