@@ -103,7 +103,6 @@ def test_the_schedule_is_kept(
         assert torch.equal(write.ids[write.rows], window[write.rows])
 
 
-@pytest.mark.skipif(not REFERENCE.is_file(), reason="the reference's recorded counts are not on this machine")
 def test_commits_per_step_are_lladas(make_network: MakeNetwork, prompts: Prompts, run: Run) -> None:
     cases = json.loads(REFERENCE.read_text())["llada_transfer_counts"]
     generator, prompt = MaskedDiffusion(make_network()), prompts(1, 2)

@@ -27,7 +27,6 @@ def test_counts_by_hand() -> None:
     assert transfer_counts(4, 6) == [1, 1, 1, 1, 0, 0]
 
 
-@pytest.mark.skipif(not REFERENCE.is_file(), reason="the reference's recorded counts are not on this machine")
 def test_counts_are_lladas() -> None:
     cases = json.loads(REFERENCE.read_text())["llada_transfer_counts"]
     assert len(cases) > 10
