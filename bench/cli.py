@@ -30,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-BAD_INPUT, INVALID, BUG, INTERRUPTED = 2, 4, 70, 130
+FAILED, BAD_INPUT, INVALID, BUG, INTERRUPTED = 1, 2, 4, 70, 130
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; messages go to stderr.")]
 
@@ -76,13 +76,32 @@ def run(
     threads: Annotated[int | None, typer.Option(help="CPU threads; one fewer than the cores by default.")] = None,
     length_policy: Annotated[str | None, typer.Option(help="fixed or natural (stop at EOS).")] = None,
     remasking: Annotated[str | None, typer.Option(help="low_confidence or random.")] = None,
+    sampler: Annotated[str | None, typer.Option(help="Samplers of the system: ddpm_cache; see list.")] = None,
+    cache: Annotated[str | None, typer.Option(help="Diffusion caches: none, prefix, dual, kv.")] = None,
+    threshold: Annotated[float | None, typer.Option(help="Commit where confidence reaches this.")] = None,
+    factor: Annotated[float | None, typer.Option(help="Fast-dLLM's factor rule.")] = None,
+    entropy_bound: Annotated[float | None, typer.Option(help="Commit within this entropy, nats.")] = None,
+    commit_schedule: Annotated[
+        str | None, typer.Option(help="constant:K, a schedule's file or a run: replaces a data-dependent rule.")
+    ] = None,
+    cfg_scale: Annotated[float | None, typer.Option(help="Classifier-free guidance; 0 is off.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="NAME=VALUE: position_temperature, epsilon, draw (exact, gumbel64, gumbel32), "
+            "suppress_mask (true, false), idle_steps (skip, run).",
+        ),
+    ] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
     top_k: Annotated[int | None, typer.Option(help="0 keeps the whole vocabulary.")] = None,
     top_p: Annotated[float | None, typer.Option(help="1 keeps the whole vocabulary.")] = None,
     generator: Annotated[
         list[str] | None, typer.Option(help="Measure this one too: hf, hf-static, hf:PATH, FILE.py:FACTORY.")
     ] = None,
-    weights: Annotated[str, typer.Option(help="random, a checkpoint folder, or a hub id.")] = "random",
+    weights: Annotated[
+        str, typer.Option(help="random, hub (the pair's own), a folder, a hub id, or ar=ONE,diffusion=OTHER.")
+    ] = "random",
     prompts: Annotated[Path | None, typer.Option(help="Prompt text: plain, or .jsonl with prompt or text.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="A tokenizer.json or the folder that holds it.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights and draws.")] = None,
@@ -111,6 +130,14 @@ def run(
         threads=threads,
         length_policy=length_policy,
         remasking=remasking,
+        samplers=_items(sampler),
+        caches=_items(cache),
+        threshold=threshold,
+        factor=factor,
+        entropy_bound=entropy_bound,
+        commit_schedule=commit_schedule,
+        cfg_scale=cfg_scale,
+        decode=tuple(set_ or ()),
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
@@ -251,6 +278,21 @@ def demo(
     document = run_demo(options, _console(as_json))
     if as_json:
         _print_json(document)
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="A checkpoint beside recorded outputs, or noise schedules.")],
+    as_json: Json = False,
+) -> None:
+    """Check this program against outputs recorded from the original implementations."""
+    from .verify.command import verify_command
+
+    document = verify_command(folder, _console(as_json))
+    if as_json:
+        _print_json(document)
+    if document["failed"]:
+        raise typer.Exit(FAILED)
 
 
 def _version(value: bool) -> None:

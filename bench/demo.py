@@ -26,11 +26,12 @@ from rich.live import Live
 
 from .. import InputError
 from ..models.catalog import Context, build
-from ..models.checkpoints import read_config, resolve
 from ..models.generator import Generator, Request, Settings, Shape
+from ..models.hf_files import resolve
 from ..models.pairs import Pair, SideSpec, load_pair
 from ..models.prompts import default_prompts
 from ..models.schedule import steps_per_block
+from ..models.systems import read_system
 from ..models.tokenizer import Tokenizer, embedded_tokenizer, load_tokenizer
 from ..profiles.clocks import Clock, clock_for
 from ..profiles.host import usable_cpus
@@ -161,7 +162,7 @@ def _material(options: DemoOptions) -> tuple[Pair, Tokenizer]:
     pair, tokenizer = load_pair(options.pair), embedded_tokenizer()
     if options.weights != "random":
         folder = resolve(options.weights)
-        pair = pair.on_checkpoint(Path(options.weights).name or options.weights, read_config(folder))
+        pair = pair.on_checkpoint(Path(options.weights).name or options.weights, read_system(folder), str(folder))
         if (folder / "tokenizer.json").is_file():
             tokenizer = load_tokenizer(folder)
     if tokenizer.vocab_size > pair.vocabulary:

@@ -14,8 +14,11 @@ from dataclasses import dataclass
 
 import psutil
 
-from ..models.config import DTYPE_BYTES, BackboneConfig
+from ..models.architecture import Config
+from ..models.config import DTYPE_BYTES
 from ..models.costs import forward_cost
+from ..models.gemma_config import GemmaConfig
+from ..models.names import AR, BUILT_IN, SPECULATIVE
 from ..models.pairs import Pair
 from ..profiles.limits import read_limits
 from ..profiles.record import Calibration, Cell
@@ -28,7 +31,7 @@ _FORWARD_OVERHEAD_S = 1e-4
 START_S, PAIRING_S, REPORT_S = 5.0, 0.5, 8.0
 
 
-def config_of(cell: Cell, pair: Pair) -> BackboneConfig:
+def config_of(cell: Cell, pair: Pair) -> Config:
     """The backbone that a cell runs on."""
     return pair.diffusion.backbone if cell.side == "diffusion" else pair.ar.backbone
 
@@ -37,21 +40,32 @@ def memory_b(cell: Cell, pair: Pair, device: str) -> int:
     """Bytes that the cell's worker needs on the device (on a CPU: in all)."""
     config, width = config_of(cell, pair), DTYPE_BYTES[cell.dtype]
     positions = cell.prompt_length + cell.length
+    rows = cell.batch * (2 if cell.decode.cfg_scale else 1)
     weights = config.weight_bytes(cell.dtype)
     per_position = (2 * config.intermediate_size + 2 * config.query_size + 4 * config.hidden_size) * width
+    cache = rows * positions * config.kv_bytes_per_token(cell.kv_dtype or cell.dtype) if keeps_keys(cell) else 0
     if cell.side == "ar":
-        cache = cell.batch * positions * config.kv_bytes_per_token(cell.kv_dtype or cell.dtype)
-        live = cell.batch * (max(cell.prompt_length, 1) * per_position + config.vocab_size * (width + 4))
-        if cell.batch == 1 and cell.engine == "eager" and cell.dtype == "float32" and not device.startswith("cuda"):
+        live = rows * (max(cell.prompt_length, 1) * per_position + config.vocab_size * (width + 4))
+        own = cell.generator == AR and not isinstance(config, GemmaConfig)
+        single = cell.batch == 1 and cell.engine == "eager" and cell.dtype == "float32"
+        if own and single and not device.startswith("cuda"):
             weights += _transposed_b(config)
     else:
-        cache = 0
         block = cell.block_length or cell.length
-        live = cell.batch * (positions * per_position + block * config.vocab_size * width) + (16 << 20)
+        live = rows * (positions * per_position + block * config.vocab_size * width) + (16 << 20)
+        if cell.generator == SPECULATIVE and pair.ar.backbone != pair.diffusion.backbone:
+            weights += pair.ar.backbone.weight_bytes(cell.dtype)
     return int(weights + cache + live + _PROCESS_B["cuda" if device.startswith("cuda") else "cpu"])
 
 
-def _transposed_b(config: BackboneConfig) -> int:
+def keeps_keys(cell: Cell) -> bool:
+    """Whether a cell's generator holds keys and values between forwards."""
+    entry = BUILT_IN.get(cell.generator.partition(":")[0])
+    default = "kv" if cell.side == "ar" or entry is None else entry.caches[0]
+    return (cell.cache or default) != "none"
+
+
+def _transposed_b(config: Config) -> int:
     """Second copies of the wide weights, which a batch of one decodes faster with (see `models.linear`)."""
     wide = config.query_size + 2 * config.kv_size + 2 * config.intermediate_size
     return 4 * config.hidden_size * (config.num_hidden_layers * wide + config.vocab_size)
@@ -106,9 +120,13 @@ def latency_s(cell: Cell, pair: Pair, peak: Calibration) -> float:
     if cell.side == "ar":
         middle = floor(1, prompt + length // 2, batch, True)
         return floor(prompt, prompt, batch, True) + (length - 1) * middle
-    steps = cell.steps or length
-    logits = batch * (cell.block_length or length) // 2
-    return steps * floor(prompt + length, prompt + length, max(logits, batch), False)
+    steps, block = cell.steps or length, cell.block_length or length
+    logits = max(batch * block // 2, batch)
+    if not keeps_keys(cell):
+        return steps * floor(prompt + length, prompt + length, logits, False)
+    # Blocks against a cache: a forward for each step, one to store (or refresh) for each block, the prompt once.
+    blocks, middle = -(-length // block), prompt + length // 2
+    return (steps + blocks) * floor(block, middle, logits, False) + floor(prompt, prompt, 0, False)
 
 
 @dataclass(frozen=True, slots=True)

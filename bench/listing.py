@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import InputError
-from ..models.names import BUILT_IN
+from ..models.names import BUILT_IN, BuiltIn
 from ..models.pairs import load_pair, pair_names
 from ..models.plugins import ENTRY_POINTS
 from ..profiles.gpus import load_nvml, read_gpus
@@ -51,9 +51,19 @@ def _pairs() -> Rows:
 
 
 def _generators() -> Rows:
-    rows = [{"name": name, "description": text} for name, text in BUILT_IN.items()]
+    rows = [{"name": name, "description": _described(entry)} for name, entry in BUILT_IN.items()]
     installed = [{"name": e.name, "description": f"plug-in: {e.value}"} for e in entry_points(group=ENTRY_POINTS)]
     return [*rows, *installed, {"name": "FILE.py:FACTORY", "description": "a factory in a file or module of yours"}]
+
+
+def _described(entry: BuiltIn) -> str:
+    """What it is, then its samplers and caches, the default first."""
+    text = entry.description
+    if entry.samplers:
+        text += f"; samplers {', '.join(entry.samplers)}"
+    if len(entry.caches) > 1:
+        text += f"; caches {', '.join(entry.caches)}"
+    return text
 
 
 def _devices() -> Rows:

@@ -13,8 +13,8 @@ import torch
 
 from ..models.attention import attention_backend
 from ..models.catalog import Context, build
-from ..models.generator import Costed, Generator, Request, Settings, Shape
-from ..models.names import AR, MASKED_DIFFUSION
+from ..models.generator import Audited, Costed, Generator, Promising, Request, Settings, Shape
+from ..models.names import SPECULATIVE
 from ..models.prompts import PromptSource
 from ..profiles.clocks import Clock
 from ..profiles.disturbance import CpuWindow, kept_waiting_s
@@ -33,6 +33,50 @@ class WorkDiffersError(Exception):
     """The generator did other work than its cell promised: the sample would be invalid, not slow."""
 
 
+def settings_of(cell: Cell) -> Settings:
+    """The decode settings of a cell, as its generator takes them."""
+    decode = cell.decode.model_dump(exclude={"commit_schedule"})
+    schedule = cell.decode.commit_schedule
+    return Settings(
+        **decode,
+        commit_schedule=None if schedule is None else schedule.rows,
+        steps=cell.steps,
+        block_length=cell.block_length,
+        cache=cell.cache,
+        length_policy=cell.length_policy,
+    )
+
+
+def generator_of(cell: Cell, context: Context) -> Generator:
+    """The cell's generator. Cells of one shape that differ in T alone share one, with its caches and graphs (but for a
+    drafter, whose steps are shapes)."""
+    steps = cell.steps if cell.generator == SPECULATIVE else None
+    kind = (
+        cell.generator,
+        cell.engine,
+        cell.attention,
+        cell.kv_dtype,
+        cell.block_length,
+        cell.cache,
+        cell.decode,
+        steps,
+    )
+    if kind not in context.built:
+        context.built[kind] = build(cell.generator, context.for_cell(cell.engine, cell.kv_dtype))
+    return context.built[kind]
+
+
+def check_cell(cell: Cell, context: Context) -> None:
+    """Raise InputError where the cell's generator says beforehand that it cannot run its shape and settings."""
+    generator = generator_of(cell, context)
+    if isinstance(generator, Promising):
+        generator.promised_nfe(shape_of(cell), settings_of(cell))
+
+
+def shape_of(cell: Cell) -> Shape:
+    return Shape(cell.batch, cell.prompt_length, cell.length)
+
+
 @dataclass(slots=True)
 class OpenCell:
     """One cell with its generator. Times in seconds."""
@@ -49,31 +93,16 @@ class OpenCell:
     _kept: list[tuple[Sample, Trace]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        decode = self.cell.decode
         self._recorder = Recorder(self.clock)
-        # Cells of one shape that differ in T alone share a generator, with its caches and graphs.
-        kind = (self.cell.generator, self.cell.engine, self.cell.attention, self.cell.kv_dtype)
-        if kind not in self.context.built:
-            self.context.built[kind] = build(
-                self.cell.generator, self.context.for_cell(self.cell.engine, self.cell.kv_dtype)
-            )
-        self._generator = self.context.built[kind]
-        self._settings = Settings(
-            temperature=decode.temperature,
-            top_k=decode.top_k,
-            top_p=decode.top_p,
-            steps=self.cell.steps,
-            block_length=self.cell.block_length,
-            remasking=decode.remasking,
-            length_policy=self.cell.length_policy,
-        )
+        self._generator = generator_of(self.cell, self.context)
+        self._settings = settings_of(self.cell)
 
     def prepare(self) -> float:
         """Prepare the generator for this shape; returns the time that took."""
         cell = self.cell
         begin = time.perf_counter()
         with attention_backend(cell.attention):
-            self._generator.prepare(Shape(cell.batch, cell.prompt_length, cell.length), self._settings)
+            self._generator.prepare(shape_of(cell), self._settings)
         self.clock.settle()
         return time.perf_counter() - begin
 
@@ -143,17 +172,20 @@ class OpenCell:
 
     def _generate(self, prompt: int, seed: int) -> tuple[Trace, torch.Tensor]:
         """Generate once for prompts number `prompt` x batch …; returns the trace and the tokens [B, L] on the host."""
-        cell = self.cell
-        ids = self.prompts.batch(prompt * cell.batch, cell.batch, cell.prompt_length)
-        prompt_ids = torch.tensor(ids, dtype=torch.int64, device=self.context.device).view(cell.batch, -1)
-        request = Request(prompt_ids, cell.length, self._settings, seed)
+        request = self._request(prompt, seed)
         recorder = self._recorder
-        with attention_backend(cell.attention):
+        with attention_backend(self.cell.attention):
             self.clock.settle()
             recorder.start()
             tokens = self._generator.generate(request, recorder).cpu()
             recorder.stop()
         return recorder.trace(), tokens
+
+    def _request(self, prompt: int, seed: int) -> Request:
+        cell = self.cell
+        ids = self.prompts.batch(prompt * cell.batch, cell.batch, cell.prompt_length)
+        prompt_ids = torch.tensor(ids, dtype=torch.int64, device=self.context.device).view(cell.batch, -1)
+        return Request(prompt_ids, cell.length, self._settings, seed)
 
     def _check(self, sample: Sample, out: Emission, tokens: torch.Tensor) -> None:
         cell = self.cell
@@ -163,9 +195,12 @@ class OpenCell:
             return
         if sample.canvas_tokens < cell.batch * cell.length:
             raise WorkDiffersError(f"announced {sample.canvas_tokens} of {cell.batch * cell.length} tokens")
-        if cell.side == "diffusion" and bool((tokens == self.context.config.mask_id).any()):
+        mask_id = self.context.config.mask_id
+        if cell.side == "diffusion" and mask_id is not None and bool((tokens == mask_id).any()):
             raise WorkDiffersError("left masked positions in its output")
-        promised = {AR: cell.length, MASKED_DIFFUSION: cell.steps}.get(cell.generator)
+        if not isinstance(self._generator, Promising):
+            return
+        promised = self._generator.promised_nfe(shape_of(cell), self._settings)
         if promised is not None and sample.nfe != promised:
             raise WorkDiffersError(f"ran {sample.nfe} forwards, expected {promised}")
 
@@ -180,6 +215,8 @@ class OpenCell:
             return counters
         sample, trace = typical
         counters |= {"nfe": sample.nfe, "forward_tokens": sample.forward_tokens, "canvas_tokens": sample.canvas_tokens}
+        if isinstance(self._generator, Audited) and self._settings.cache in ("prefix", "dual"):
+            counters |= self._generator.audit(self._request(_WARMUP_PROMPT, sample.seed))
         if not isinstance(self._generator, Costed):
             return counters
         costs = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from pydantic import TypeAdapter, ValidationError
 
 from .. import InputError
+from ..models.pairs import load_pair
 from .suites import Suite, checked_suite
 
 
@@ -30,6 +32,14 @@ class RunOptions:
     threads: int | None = None
     length_policy: str | None = None
     remasking: str | None = None
+    samplers: tuple[str, ...] = ()
+    caches: tuple[str, ...] = ()
+    threshold: float | None = None
+    factor: float | None = None
+    entropy_bound: float | None = None
+    commit_schedule: str | None = None
+    cfg_scale: float | None = None
+    decode: tuple[str, ...] = ()
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
@@ -52,8 +62,21 @@ _AXES = {
     "prompt_lengths": "prompt_lengths",
     "block_lengths": "block_lengths",
     "engines": "engines",
+    "samplers": "samplers",
+    "caches": "caches",
 }
-_SCALARS = ("length_policy", "temperature", "top_k", "top_p")
+_SCALARS = (
+    "length_policy", "temperature", "top_k", "top_p", "threshold", "factor", "entropy_bound", "commit_schedule",
+    "cfg_scale",
+)  # fmt: skip
+# What `--set NAME=VALUE` may set, and how its value is read.
+_NAMED: dict[str, Callable[[str], object]] = {
+    "position_temperature": float,
+    "epsilon": float,
+    "draw": str,
+    "suppress_mask": lambda text: {"true": True, "false": False}[text],
+    "idle_steps": str,
+}
 
 
 def overridden(suite: Suite, options: RunOptions) -> Suite:
@@ -75,6 +98,7 @@ def overridden(suite: Suite, options: RunOptions) -> Suite:
         for name in _SCALARS:
             if getattr(options, name) is not None:
                 grid[name] = getattr(options, name)
+        grid |= named(options.decode)
         if options.dtype is not None:
             grid["dtypes"] = (options.dtype,)
         if options.remasking is not None:
@@ -90,15 +114,39 @@ def overridden(suite: Suite, options: RunOptions) -> Suite:
     return checked_suite(table, f"{suite.name} with the flags given")
 
 
+def named(entries: tuple[str, ...]) -> dict[str, object]:
+    """The decode settings given as NAME=VALUE. Raises InputError for a name or a value that is none."""
+    found: dict[str, object] = {}
+    for entry in entries:
+        name, equals, text = entry.partition("=")
+        if not equals or name not in _NAMED:
+            raise InputError(f"--set {entry!r}: expected NAME=VALUE with NAME one of {', '.join(_NAMED)}")
+        try:
+            found[name] = _NAMED[name](text)
+        except (KeyError, ValueError):
+            raise InputError(f"--set {entry!r}: {text!r} is no value of {name}; see dlmbench run --help") from None
+    return found
+
+
 def _on_pairs(grids: list[dict[str, Any]], wanted: tuple[str, ...]) -> list[dict[str, Any]]:
-    """The grids that mention a wanted pair, for these pairs alone; a pair that none mentions gets every grid's axes."""
-    mentioned = {pair for grid in grids for pair in grid["pairs"]}
+    """The grids of the wanted pairs, for these alone; a pair that no grid mentions gets those of the next in size."""
+    mentioned = list(dict.fromkeys(pair for grid in grids for pair in grid["pairs"]))
+    model = {pair: pair if pair in mentioned else _next_in_size(pair, mentioned) for pair in wanted}
     result = []
     for grid in grids:
-        pairs = tuple(pair for pair in wanted if pair in grid["pairs"] or pair not in mentioned)
+        pairs = tuple(pair for pair in wanted if model[pair] in grid["pairs"])
         if pairs:
             result.append({**grid, "pairs": pairs})
     return result
+
+
+def _next_in_size(pair: str, others: list[str]) -> str:
+    """The pair of `others` whose parameters differ by the smallest factor: its axes take about as long."""
+
+    def log_size(name: str) -> float:
+        return math.log(load_pair(name).ar.backbone.total_parameters)
+
+    return min(others, key=lambda name: abs(log_size(name) - log_size(pair)))
 
 
 def with_budget(suite: Suite, budget_s: float, trials: int) -> Suite:

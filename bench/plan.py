@@ -15,9 +15,8 @@ from typing import Any
 
 from .. import InputError
 from ..models.certificate import certificate
-from ..models.config import BackboneConfig
-from ..models.names import RANDOM, RANDOM_DISTRIBUTION
-from ..models.pairs import Pair, load_pair
+from ..models.names import HUB, RANDOM, RANDOM_DISTRIBUTION
+from ..models.pairs import Pair, Side, load_pair
 from ..models.prompts import PromptSource, default_prompts, load_prompts
 from ..models.tokenizer import Tokenizer, embedded_tokenizer, load_tokenizer
 from ..profiles.environment import capture_environment
@@ -38,7 +37,6 @@ class Plan:
     pairs: dict[str, Pair]
     device: str
     threads: int
-    weights: str
     prompts: PromptSource
     prompts_path: str | None
     tokenizer_path: str | None
@@ -55,16 +53,11 @@ def make_plan(options: RunOptions) -> Plan:
     """Resolve the options against suites, pairs, weights, prompts and this machine."""
     suite = overridden(load_suite(options.suite), options)
     device, threads = choose_device(options.device), choose_threads(options.threads)
-    weights, config = choose_weights(options.weights)
-    pairs: dict[str, Pair] = {}
-    for grid in suite.grid:
-        for reference in grid.pairs:
-            pair = load_pair(reference)
-            if config is not None:
-                pair = pair.on_checkpoint(Path(weights).name or weights, config)
-            pairs[reference] = pair
-    if config is not None:
-        # One checkpoint takes the place of every pair: its shape is the pair's shape.
+    references = dict.fromkeys(reference for grid in suite.grid for reference in grid.pairs)
+    pairs = {reference: with_weights(load_pair(reference), options.weights) for reference in references}
+    checkpoint = next(iter(pairs.values())).diffusion.weights
+    if one_checkpoint(options.weights):
+        # It takes the place of every pair: its shape is the pair's shape.
         first = suite.grid[0].pairs[0]
         suite = suite.model_copy(
             update={"grid": tuple(grid.model_copy(update={"pairs": (first,)}) for grid in suite.grid)}
@@ -74,7 +67,7 @@ def make_plan(options: RunOptions) -> Plan:
         suite = with_budget(suite, options.budget_s, sum(len(p.cells) * p.processes for p in pairings))
         pairings = expand(suite, pairs, device)
     by_name = {pair.name: pair for pair in pairs.values()}
-    tokenizer, tokenizer_path = choose_tokenizer(options, weights if config is not None else None)
+    tokenizer, tokenizer_path = choose_tokenizer(options, None if checkpoint == RANDOM else checkpoint)
     prompts = default_prompts(tokenizer) if options.prompts is None else load_prompts(options.prompts, tokenizer)
     _check_prompts(prompts, tokenizer, pairings, by_name)
     unfit, blockwise = _fits(pairings, by_name, device)
@@ -84,13 +77,12 @@ def make_plan(options: RunOptions) -> Plan:
         pairs=by_name,
         device=device,
         threads=threads,
-        weights=weights,
         prompts=prompts,
         prompts_path=None if options.prompts is None else str(options.prompts.resolve()),
         tokenizer_path=tokenizer_path,
         unfit=unfit,
         blockwise=blockwise,
-        warnings=(*_warnings(suite, pairings, weights, device), *_block_warnings(blockwise)),
+        warnings=(*_warnings(suite, pairings, by_name, device), *_block_warnings(blockwise)),
     )
 
 
@@ -111,14 +103,42 @@ def choose_device(wanted: str) -> str:
     return wanted
 
 
-def choose_weights(reference: str) -> tuple[str, BackboneConfig | None]:
-    """ "random", or the folder of a checkpoint (fetched where it is a hub id) and its shape."""
+def with_weights(pair: Pair, reference: str) -> Pair:
+    """`pair` on the weights that `--weights` names: random, each side's own hub id, one checkpoint on both sides, or
+    `ar=ONE,diffusion=OTHER`. Raises InputError where there is no hub id, or a checkpoint is not what its config says.
+    """
     if reference == RANDOM:
-        return RANDOM, None
+        return pair
     from ..models.checkpoints import checked, resolve  # imports torch, which only a checkpoint needs here
 
-    folder = resolve(reference)
-    return str(folder.resolve()), checked(folder).config
+    if one_checkpoint(reference):
+        folder = resolve(reference).resolve()
+        return pair.on_checkpoint(folder.name or reference, checked(folder).system, str(folder))
+    wanted: dict[Side, str] = {}
+    for side in _SIDES:
+        hub = (pair.ar if side == "ar" else pair.diffusion).hub
+        if reference == HUB and hub is None:
+            raise InputError(f"--weights hub: pair {pair.name} names no published checkpoint for its {side} side")
+        if reference == HUB and hub is not None:
+            wanted[side] = hub
+    for part in reference.split(",") if reference != HUB else ():
+        name, _, value = part.partition("=")
+        if name not in _SIDES or not value:
+            raise InputError(f"--weights {reference!r}: expected ar=CHECKPOINT,diffusion=CHECKPOINT or one of the two")
+        wanted[_SIDES[_SIDES.index(name)]] = value
+    for side, value in wanted.items():
+        if value != RANDOM:
+            folder = resolve(value).resolve()
+            pair = pair.with_side(side, checked(folder).system, str(folder))
+    return pair
+
+
+_SIDES: tuple[Side, ...] = ("ar", "diffusion")
+
+
+def one_checkpoint(reference: str) -> bool:
+    """Whether `--weights` names a single checkpoint, for both sides."""
+    return reference not in (RANDOM, HUB) and not re.match(r"(ar|diffusion)=", reference)
 
 
 def choose_threads(wanted: int | None) -> int:
@@ -173,13 +193,14 @@ def _fits(pairings: list[Pairing], pairs: dict[str, Pair], device: str) -> tuple
     return unfit, frozenset(blockwise)
 
 
-def _warnings(suite: Suite, pairings: list[Pairing], weights: str, device: str) -> tuple[str, ...]:
+def _warnings(suite: Suite, pairings: list[Pairing], pairs: dict[str, Pair], device: str) -> tuple[str, ...]:
     found = []
-    if weights == RANDOM:
+    random = any(RANDOM in (pair.ar.weights, pair.diffusion.weights) for pair in pairs.values())
+    if random:
         found.append(
             "Weights are random: speed at fixed T is real, the text is not; power draw may differ from trained weights."
         )
-    if any(grid.length_policy == "natural" for grid in suite.grid) and weights == RANDOM:
+    if any(grid.length_policy == "natural" for grid in suite.grid) and random:
         found.append("Random weights almost never emit EOS: under the natural length policy they run to L.")
     few = sorted({pairing.processes for pairing in pairings if pairing.processes < 5})
     if few:
@@ -233,8 +254,8 @@ def pair_records(plan: Plan) -> tuple[PairRecord, ...]:
             PairRecord(
                 name=pair.name,
                 description=pair.description,
-                weights=plan.weights,
-                weights_note=weights_note(plan),
+                weights=weights_of(pair),
+                weights_note=weights_note(plan, pair),
                 ar=_side(pair, "ar"),
                 diffusion=_side(pair, "diffusion"),
                 certificate=rows,
@@ -243,11 +264,26 @@ def pair_records(plan: Plan) -> tuple[PairRecord, ...]:
     return tuple(records)
 
 
-def weights_note(plan: Plan) -> str:
+def weights_of(pair: Pair) -> str:
+    """The weights of both sides, in one text."""
+    if pair.ar.weights == pair.diffusion.weights:
+        return pair.ar.weights
+    return f"ar={pair.ar.weights},diffusion={pair.diffusion.weights}"
+
+
+def weights_note(plan: Plan, pair: Pair) -> str:
     """Where the weights came from, so that they can be made again."""
-    if plan.weights != RANDOM:
-        return f"loaded from {plan.weights} on both sides"
-    return f"seed {plan.suite.seed}, drawn on {plan.device}, the same on both sides: {RANDOM_DISTRIBUTION}"
+    drawn = f"seed {plan.suite.seed}, drawn on {plan.device}: {RANDOM_DISTRIBUTION}"
+    if pair.ar.weights == pair.diffusion.weights:
+        if pair.ar.weights != RANDOM:
+            return f"loaded from {pair.ar.weights} on both sides"
+        same = pair.ar.backbone == pair.diffusion.backbone
+        return f"{drawn}; {'the same on both sides' if same else 'each side its own shape'}"
+    sides = (
+        f"{name}: {drawn if s.weights == RANDOM else s.weights}"
+        for name, s in (("AR", pair.ar), ("diffusion", pair.diffusion))
+    )
+    return "; ".join(sides)
 
 
 def _side(pair: Pair, side: str) -> dict[str, Any]:

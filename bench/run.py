@@ -31,6 +31,7 @@ from ..profiles.store import (
 from .options import RunOptions, adopted
 from .plan import Plan, ar_generators, make_plan, pair_records
 from .progress import Progress
+from .schedules import write_schedules
 from .summary import measurements
 from .sweep import Job, sweep
 
@@ -225,7 +226,6 @@ def _measure(run: Run, plan: Plan, folder: Path, done: frozenset[str], progress:
         suite=plan.suite,
         pairings=plan.pairings,
         pairs=plan.pairs,
-        weights=plan.weights,
         device=plan.device,
         threads=plan.threads,
         prompts=plan.prompts_path,
@@ -264,6 +264,7 @@ def _conclude(run: Run, folder: Path, begin: float, device_name: str, *, complet
     finished = datetime.now(UTC).isoformat(timespec="seconds") if complete else None
     spent = (run.duration_s or 0.0) + time.monotonic() - begin
     try:
+        write_schedules(folder, trials, run.pairs)
         write_measurements(folder, measurements(trials, ar_generators(run.pairs)))
         write_run(folder, replace_run(run, trials, finished, spent, device_name))
     except OSError as error:

@@ -6,14 +6,15 @@ import gc
 import os
 import platform
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from .. import InputError, __version__
-from ..models.catalog import Context
-from ..models.config import BackboneConfig
+from ..models.architecture import network_config
+from ..models.catalog import Context, NetworkSource
 from ..models.prompts import PromptSource, default_prompts, load_prompts
 from ..models.tokenizer import embedded_tokenizer, load_tokenizer
 from ..profiles.calibration import Calibrator
@@ -22,7 +23,7 @@ from ..profiles.environment import git_state, read_variables
 from ..profiles.memory import read_peak_b, reset_peak
 from ..profiles.observer import unit_cost_s
 from ..profiles.record import Cell, WorkerInfo
-from .opened import OpenCell, WorkDiffersError
+from .opened import OpenCell, WorkDiffersError, check_cell
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -49,8 +50,13 @@ class Worker:
         threads: int,
         prompts: str | None,
         tokenizer: str | None,
+        partner: dict[str, Any] | None = None,
+        cells: Sequence[dict[str, Any]] = (),
     ) -> dict[str, Any]:
-        """Load the model and the prompts; reply who is measuring."""
+        """Load the model and the prompts; reply who is measuring. `partner` is the pair's other side.
+
+        Refuses at once any of `cells`, all that it will be asked to open, that its generator cannot run.
+        """
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise InputError(f"device {device!r}: torch {torch.__version__} sees no CUDA device; choose --device cpu")
         if device.startswith("cuda"):
@@ -59,8 +65,9 @@ class Worker:
         torch.set_num_threads(threads)
         self._device, self._generator = device, generator
         self._clock = clock_for(device)
-        shape = BackboneConfig.model_validate(config)
-        self._context = Context(shape, weights, getattr(torch, dtype), device, seed)
+        shape = network_config(config)
+        other = None if partner is None else NetworkSource(network_config(partner["config"]), partner["weights"])
+        self._context = Context(shape, weights, getattr(torch, dtype), device, seed, partner=other)
         chosen = embedded_tokenizer() if tokenizer is None else load_tokenizer(Path(tokenizer))
         if chosen.vocab_size > shape.vocab_size:
             raise InputError(
@@ -68,6 +75,8 @@ class Worker:
                 f"give --tokenizer one that fits the checkpoint"
             )
         self._prompts = default_prompts(chosen) if prompts is None else load_prompts(Path(prompts), chosen)
+        for cell in cells:
+            check_cell(Cell.model_validate(cell), self._context)
         self._unit_cost = unit_cost_s(self._clock)
         state = git_state(_PACKAGE)
         info = WorkerInfo(

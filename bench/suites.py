@@ -8,18 +8,30 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from .. import InputError
-from ..models.names import MASKED_DIFFUSION
+from ..models.architecture import Config
+from ..models.names import (
+    BUILT_IN,
+    DIFFUSION_GEMMA,
+    GPT2,
+    HF_DYNAMIC,
+    HF_STATIC,
+    RANDOM,
+    SPECULATIVE,
+    TIMELESS_SAMPLERS,
+    BuiltIn,
+)
 from ..models.pairs import Pair
 from ..models.plugins import side_of
 from ..models.schedule import steps_per_block
 from ..models.tables import read_table, shipped
-from ..profiles.record import Cell, Decode, LengthPolicy
+from ..profiles.record import Cell, CommitSchedule, Decode, LengthPolicy
+from .schedules import Frame, adaptive, drafted, even_schedule, read_schedule
 
 _RELATIVE = re.compile(r"L(?:/([1-9][0-9]{0,8}))?|[1-9][0-9]{0,8}")
 
@@ -78,7 +90,11 @@ class Exclusion(BaseModel):
 
 
 class Grid(BaseModel):
-    """The product of its axes. `processes` and `budget_s` override the suite's for these cells."""
+    """The product of its axes. `processes` and `budget_s` override the suite's for these cells.
+
+    `block_lengths`, `samplers` and `caches` left out mean each generator's own default. The settings after them belong
+    to single systems (see `models.generator.Settings`); `commit_schedule` is "constant:K", a schedule's file or a run.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -86,7 +102,7 @@ class Grid(BaseModel):
     lengths: tuple[Positive, ...] = Field(min_length=1)
     steps: tuple[Relative, ...] = ()
     tokens_per_step: tuple[Positive, ...] = ()
-    block_lengths: tuple[Relative, ...] = Field(default=("L",), min_length=1)
+    block_lengths: tuple[Relative, ...] = ()
     batches: tuple[Positive, ...] = Field(default=(1,), min_length=1)
     prompt_lengths: tuple[Annotated[int, Field(ge=0, le=10**9, strict=True)], ...] = Field(default=(32,), min_length=1)
     dtypes: tuple[Dtype, ...] = Field(default=("auto",), min_length=1)
@@ -94,6 +110,18 @@ class Grid(BaseModel):
     engines: tuple[Engine, ...] = Field(default=("auto",), min_length=1)
     attention: tuple[Kernel, ...] = Field(default=("auto",), min_length=1)
     remasking: tuple[Literal["low_confidence", "random"], ...] = Field(default=("low_confidence",), min_length=1)
+    samplers: tuple[str, ...] = ()
+    caches: tuple[Literal["none", "prefix", "dual", "kv"], ...] = ()
+    threshold: float | None = Field(default=None, ge=0, le=1)
+    factor: PositiveReal | None = None
+    entropy_bound: PositiveReal | None = None
+    commit_schedule: str | None = None
+    cfg_scale: float = Field(default=0.0, ge=0, strict=True)
+    position_temperature: float = Field(default=0.0, ge=0, strict=True)
+    epsilon: float | None = Field(default=None, gt=0, lt=1, strict=True)
+    draw: Literal["exact", "gumbel64", "gumbel32"] = "exact"
+    suppress_mask: bool = Field(default=True, strict=True)
+    idle_steps: Literal["skip", "run"] = "skip"
     temperature: float = Field(default=0.0, ge=0, le=100, strict=True)
     top_k: int = Field(default=0, ge=0, strict=True)
     top_p: float = Field(default=1.0, gt=0, le=1, strict=True)
@@ -220,7 +248,7 @@ def _excluded(grid: Grid, cell: Cell) -> bool:
 
 
 def _cells(grid: Grid, pair: Pair, prompt: int, length: int, batch: int, dtype: str, device: str) -> Iterator[Cell]:
-    """The cells of one shape: AR on every engine and kernel, diffusion on every T, block, remasking too."""
+    """The cells of one shape: AR on every engine and kernel, diffusion on every T and decode setting too."""
     cuda = device.startswith("cuda")
     if dtype == "auto":
         dtype = "bfloat16" if cuda else "float32"
@@ -234,27 +262,96 @@ def _cells(grid: Grid, pair: Pair, prompt: int, length: int, batch: int, dtype: 
         "kv_dtype": grid.kv_dtype, "length_policy": grid.length_policy,
     }  # fmt: skip
     drawn = {"temperature": grid.temperature, "top_k": grid.top_k, "top_p": grid.top_p}
-    for generator in (pair.ar.generator, pair.diffusion.generator, *grid.generators):
+    for generator in dict.fromkeys((pair.ar.generator, pair.diffusion.generator, *pair.rivals, *grid.generators)):
         side = side_of(generator)
-        own = generator in (pair.ar.generator, pair.diffusion.generator)
+        own = generator in (pair.ar.generator, pair.diffusion.generator) or generator in BUILT_IN
+        own = own and generator not in (HF_DYNAMIC, HF_STATIC, GPT2, DIFFUSION_GEMMA)
         for engine, kernel in itertools.product(dict.fromkeys(engines if own else ("eager",)), grid.attention):
             base = common | {"side": side, "generator": generator, "engine": engine, "attention": kernel}
             if side == "ar":
                 yield Cell(**base, decode=Decode(**drawn))
                 continue
-            for block, remasking in itertools.product(_blocks(grid, length), grid.remasking):
-                for steps in _steps(grid, length):
-                    if generator == MASKED_DIFFUSION:
-                        steps_per_block(length, steps, block)
-                    decode = Decode(**drawn, remasking=remasking)
-                    yield Cell(**base, steps=steps, block_length=None if block == length else block, decode=decode)
+            for axes in _diffusion_axes(
+                grid, generator, prompt, length, pair.diffusion.backbone, pair.diffusion.weights
+            ):
+                axes["decode"] = Decode(**drawn, **axes["decode"])
+                yield Cell(**base, **axes)
 
 
-def _blocks(grid: Grid, length: int) -> Sequence[int]:
+def _diffusion_axes(
+    grid: Grid, generator: str, prompt: int, length: int, shape: Config, weights: str
+) -> Iterator[dict[str, Any]]:
+    """T, block length, cache and decode settings of every diffusion cell of one generator.
+
+    Raises InputError for a sampler, cache or block length that does not fit the generator.
+    """
+    entry = BUILT_IN.get(generator)
+    first = entry.samplers[0] if entry is not None and entry.samplers else ""
+    for sampler, cache in itertools.product(grid.samplers or (None,), grid.caches or (None,)):
+        if entry is not None:
+            _fits("sampler", sampler, entry.samplers, generator)
+            _fits("cache", cache, entry.caches, generator)
+        for block, remasking in itertools.product(_blocks(grid, entry, length, shape), grid.remasking):
+            native = entry is not None and entry.native_block
+            count = len(Frame(prompt, length, block).blocks) if native and not grid.block_lengths else 1
+            for steps in _steps(grid, length, sampler or first, count):
+                if entry is not None and entry.blocks and not entry.native_block and grid.idle_steps == "skip":
+                    assert steps is not None
+                    steps_per_block(length, steps, block)
+                decode: dict[str, Any] = {name: getattr(grid, name) for name in _SPECIAL}
+                decode |= {"sampler": sampler, "remasking": remasking}
+                frame = Frame(prompt if native else 0, length, block, steps or length)
+                if generator == SPECULATIVE:
+                    frame = drafted(length)
+                decode["commit_schedule"] = _schedule(grid, generator, weights, frame, decode)
+                yield {
+                    "steps": steps,
+                    "block_length": None if block == length and not native else block,
+                    "cache": cache if entry is None or cache != entry.caches[0] else None,
+                    "decode": decode,
+                }
+
+
+def _fits(what: str, asked: str | None, known: tuple[str, ...], generator: str) -> None:
+    if asked is not None and asked not in known:
+        fits = f"choose from {', '.join(known)}" if known else "it has one only; leave it out"
+        raise InputError(f"{what} {asked!r} does not fit generator {generator!r}; {fits}")
+
+
+# Decode settings that a grid holds under the same name.
+_SPECIAL = (
+    "threshold", "factor", "entropy_bound", "cfg_scale", "position_temperature", "epsilon", "draw", "suppress_mask",
+    "idle_steps",
+)  # fmt: skip
+
+
+def _schedule(
+    grid: Grid, generator: str, weights: str, frame: Frame, decode: Mapping[str, Any]
+) -> CommitSchedule | None:
+    """The commit schedule of a cell: the one asked for, or an even one for a data-dependent rule on random weights."""
+    if grid.commit_schedule is not None:
+        return read_schedule(grid.commit_schedule, frame)
+    if weights != RANDOM or not adaptive(generator, decode):
+        return None
+    if generator == SPECULATIVE:
+        raise InputError(
+            "speculative: how many draft tokens are accepted depends on the data, which random weights do not have; "
+            "give --commit-schedule constant:K, a schedule's file or a run on trained weights"
+        )
+    return even_schedule(frame)
+
+
+def _blocks(grid: Grid, entry: BuiltIn | None, length: int, shape: Config) -> Sequence[int]:
+    if not grid.block_lengths:
+        native = getattr(shape, "block_size", None) if entry is not None and entry.native_block else None
+        return (native or length,)
     return tuple(dict.fromkeys(relative(entry, length) for entry in grid.block_lengths))
 
 
-def _steps(grid: Grid, length: int) -> Sequence[int]:
+def _steps(grid: Grid, length: int, sampler: str, blocks: int = 1) -> Sequence[int | None]:
+    """T of every cell. Where a generator's own block length was left as it is, T is at least one step a block."""
+    if sampler in TIMELESS_SAMPLERS:
+        return (length if TIMELESS_SAMPLERS[sampler] == "L" else None,)
     per_step = (relative(f"L/{tokens}", length) for tokens in grid.tokens_per_step)
     entries = {*(relative(entry, length) for entry in grid.steps), *per_step}
-    return sorted(entries, reverse=True)
+    return sorted({max(entry, blocks) for entry in entries}, reverse=True)

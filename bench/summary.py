@@ -46,6 +46,7 @@ _FROM_SAMPLE: dict[str, _Read] = {
     "output_tokens": lambda s, c: s.output_tokens,
     "canvas_tokens": lambda s, c: s.canvas_tokens,
     "nfe": lambda s, c: s.nfe,
+    "draft_nfe": lambda s, c: s.draft_nfe or None,
     "forward_tokens": lambda s, c: s.forward_tokens,
     "tokens_per_forward": lambda s, c: _per_row(s) / s.nfe if s.nfe else None,
 }
@@ -57,6 +58,10 @@ _ABSENT = {
     "itl_s": "diffusion has no inter-token latency: positions are committed in any order",
     "itl_p99_s": "AR only, from 100 gaps a sample on: fewer do not show a 99th percentile",
     "tpot_s": "needs two or more tokens",
+    "draft_nfe": "no draft network",
+    "cache_logit_distance": "no approximate cache",
+    "cache_argmax_changed": "no approximate cache",
+    "cache_tokens_changed": "no approximate cache",
     "tokens_per_forward": "no forward was announced",
     "e2e_per_token_s": "no token was emitted",
     "model_flops": "the generator states no analytic cost",
@@ -69,6 +74,9 @@ _ABSENT = {
     "prepare_s": "not recorded",
     "observer_share": "not recorded",
 }
+
+
+_AUDITED = ("cache_logit_distance", "cache_argmax_changed", "cache_tokens_changed")
 
 
 def measurements(trials: Sequence[Trial], own: Mapping[str, str] | None = None) -> list[Measurement]:
@@ -139,7 +147,7 @@ def _counted(trials: Sequence[Trial]) -> dict[str, Value]:
     names = ("model_flops", "model_bytes", "arithmetic_intensity", "mfu", "mbu", "roofline_fraction")
     return {
         name: over_processes(columns[name]) if columns[name] else Value(value=None, why=_ABSENT[name])
-        for name in (*names, "memory_peak_b", "prepare_s", "observer_share")
+        for name in (*names, "memory_peak_b", "prepare_s", "observer_share", *_AUDITED)
     }
 
 
@@ -160,6 +168,7 @@ def _joined(trial: Trial, latency: float) -> dict[str, float | None]:
         "memory_peak_b": _number(trial, "memory_peak_b"),
         "prepare_s": trial.prepare_s,
         "observer_share": None if unit is None else events * unit / latency,
+        **{name: _number(trial, name) for name in _AUDITED},
     }
 
 
@@ -239,7 +248,7 @@ def _add_crossovers(measured: dict[str, Measurement], best: _Best) -> None:
         if reference.cell.length_policy != "fixed":
             continue
         rivals = [m for m in diffusion if _comparable(m.cell) == group]
-        value = _crossover(rivals, [m.cell.steps or m.cell.length for m in rivals])
+        value = _crossover(rivals, [round(m.metrics["nfe"].value or m.cell.steps or m.cell.length) for m in rivals])
         _add(measured, reference.key, "crossover_steps", value)
     lines: dict[tuple[object, ...], list[Measurement]] = defaultdict(list)
     for m in diffusion:

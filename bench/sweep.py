@@ -13,6 +13,7 @@ from typing import Protocol
 
 from .. import InputError
 from ..models.pairs import Pair
+from ..models.plugins import side_of
 from ..profiles.record import Cell, Reason, Status, Trial, WorkerInfo
 from ..profiles.store import append_trials
 from .handle import WorkerFailedError, WorkerHandle
@@ -31,7 +32,6 @@ class Job:
     suite: Suite
     pairings: tuple[Pairing, ...]
     pairs: dict[str, Pair]
-    weights: str
     device: str
     threads: int
     prompts: str | None
@@ -90,12 +90,21 @@ class _Staff:
         self.handles[name] = handle
         pair, dtype, _ = loaded
         sides = job.pairs[pair]
-        side = sides.diffusion if name == sides.diffusion.generator else sides.ar
+        side, partner = sides.ar, sides.diffusion
+        if side_of(name) == "diffusion":
+            side, partner = partner, side
         handle.send(
             "load",
             generator=name,
             config=side.backbone.model_dump(),
-            weights=job.weights,
+            weights=side.weights,
+            cells=[
+                cell.model_dump()
+                for pairing in job.pairings
+                for cell in pairing.cells
+                if (cell.pair, cell.dtype, cell.generator) == (pair, dtype, name) and cell.key not in job.unfit
+            ],
+            partner={"config": partner.backbone.model_dump(), "weights": partner.weights},
             seed=job.suite.seed,
             dtype=dtype,
             device=job.device,

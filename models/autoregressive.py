@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from .. import InputError
-from .backbone import Backbone
 from .cache import KVCache
 from .costs import Cost
 from .engines import DecodeStep, Prefill, decode_step, prefill
 from .generator import Observer, Request, Settings, Shape, Side
+from .network import Network
 from .sampling import choose
 
 
@@ -23,7 +23,7 @@ class Autoregressive:
 
     side: Side = "ar"
 
-    def __init__(self, network: Backbone, *, engine: str = "eager", kv_dtype: torch.dtype | None = None) -> None:
+    def __init__(self, network: Network, *, engine: str = "eager", kv_dtype: torch.dtype | None = None) -> None:
         self.network = network
         self.engine = engine
         self.kv_dtype = kv_dtype or network.dtype
@@ -85,6 +85,10 @@ class Autoregressive:
             if watch.all_true(ended):
                 break
         return tokens
+
+    def promised_nfe(self, shape: Shape, settings: Settings) -> int | None:
+        """One forward a token: the prefill gives the first."""
+        return shape.length
 
     def forward_cost(self, network: str, rows: int, q_len: int, kv_len: int, logit_rows: int, mask: str) -> Cost:
         """Analytic work of one announced forward."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from .config import BackboneConfig
+from .architecture import Config
 from .costs import forward_cost
-from .names import AR, MASKED_DIFFUSION
+from .names import BUILT_IN
 from .pairs import Pair
 
 Entry = float | int | str | bool | None
@@ -30,10 +30,10 @@ def certificate(pair: Pair, *, dtype: str, kv_dtype: str | None = None, rows: in
     ar, diffusion = pair.ar.backbone, pair.diffusion.backbone
     kv = kv_dtype or dtype
 
-    def both(quantity: str, unit: str, read: Callable[[BackboneConfig], Entry]) -> Line:
+    def both(quantity: str, unit: str, read: Callable[[Config], Entry]) -> Line:
         return _line(quantity, unit, read(ar), read(diffusion))
 
-    def cost(config: BackboneConfig, attribute: str) -> float:
+    def cost(config: Config, attribute: str) -> float:
         work = forward_cost(
             config, rows=rows, q_len=q_len, kv_len=q_len, logit_rows=rows * q_len, mask="bidirectional",
             dtype=dtype, kv_dtype=kv,
@@ -44,7 +44,7 @@ def certificate(pair: Pair, *, dtype: str, kv_dtype: str | None = None, rows: in
     lines = [
         both("total parameters", "1", lambda c: c.total_parameters),
         both("non-embedding parameters", "1", lambda c: c.non_embedding_parameters),
-        both("active parameters", "1", lambda c: c.total_parameters),
+        both("active parameters", "1", lambda c: c.active_parameters),
         both("weight bytes", "B", lambda c: c.weight_bytes(dtype)),
         both("KV bytes per token", "B", lambda c: c.kv_bytes_per_token(kv)),
         both(f"FLOPs of {shape}", "FLOP", lambda c: cost(c, "flops")),
@@ -57,32 +57,20 @@ def certificate(pair: Pair, *, dtype: str, kv_dtype: str | None = None, rows: in
         both("key-value heads", "1", lambda c: c.num_key_value_heads),
         both("head size", "1", lambda c: c.head_dim),
         both("vocabulary", "1", lambda c: c.vocab_size),
-        both("norm", "", lambda c: f"RMSNorm, eps {c.rms_norm_eps:g}" + (", QK-norm" if c.qk_norm else "")),
-        both("RoPE base", "1", lambda c: c.rope_theta),
-        both("RoPE scaling", "", _rope_scaling),
         both("tied embedding and head", "", lambda c: c.tie_word_embeddings),
-        both("biases on q, k, v", "", lambda c: c.attention_bias),
     ]
+    lines += [_line(name, "", ar.features[name], diffusion.features[name]) for name in ar.features]
     names = (pair.ar.generator, pair.diffusion.generator)
-    lines.append(_by_design("attention mask", *(_MASKS.get(name, "as its code says") for name in names)))
+    lines.append(_by_design("attention mask", *(_said(name, "mask") for name in names)))
     lines.append(_by_design("mask token", None, diffusion.mask_id))
-    lines.append(_by_design("key-value cache", *(_CACHES.get(name, "as its code says") for name in names)))
+    lines.append(_by_design("key-value cache", *(_said(name, "kv") for name in names)))
     lines.append(_by_design("generator", *names))
     return lines
 
 
-_MASKS = {AR: "causal", MASKED_DIFFUSION: "bidirectional"}
-_CACHES = {AR: "static, live keys only", MASKED_DIFFUSION: "none: the whole sequence at every step"}
-
-
-def _rope_scaling(config: BackboneConfig) -> str:
-    scaling = config.rope_scaling
-    if scaling is None:
-        return "none"
-    return (
-        f"llama3: factor {scaling.factor:g}, low {scaling.low_freq_factor:g}, high {scaling.high_freq_factor:g}, "
-        f"from {scaling.original_max_position_embeddings}"
-    )
+def _said(name: str, what: str) -> str:
+    entry = BUILT_IN.get(name.partition(":")[0])
+    return "as its code says" if entry is None else str(getattr(entry, what))
 
 
 def _line(quantity: str, unit: str, ar: Entry, diffusion: Entry) -> Line:

@@ -1,16 +1,15 @@
-"""Llama, Qwen2 and Qwen3 checkpoints into a `Backbone` and back: safetensors only, nothing in them is executed.
+"""Checkpoints of every system that we know into a network, and Llama-like ones back: safetensors only, no code.
 
 A checkpoint is a folder in Hugging Face's layout: `config.json` beside `model.safetensors`, or beside shards listed in
 `model.safetensors.index.json`. Names, shapes and dtypes are checked from the files' headers before anything is
 allocated; then one tensor at a time is mapped, cast and copied to its place, so that the network itself is all that
-loading allocates. Projections that the backbone fuses (q, k, v; gate, up) are row ranges of one parameter.
+loading allocates.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -23,99 +22,66 @@ from torch import Tensor
 
 from .. import InputError
 from .backbone import Backbone
-from .config import BackboneConfig
-from .hf_config import read_config, to_hf
+from .gemma_config import GemmaConfig
+from .hf_config import ARCHITECTURES, to_hf
 from .hf_files import WEIGHTS, Stored, opened, resolve, some, stored_tensors
+from .layouts import DERIVED, HEAD, Layout, Piece, pieces
+from .network import Network
+from .systems import System, read_config, read_system
+from .weights import empty_network
 
-__all__ = ["Piece", "load_backbone", "pieces", "read_config", "resolve", "save_checkpoint"]
+__all__ = ["checked", "load_network", "read_config", "resolve", "save_checkpoint"]
 
-HEAD = "lm_head.weight"
 _DTYPES = {"F64", "F32", "BF16", "F16"}
-# Old Llama checkpoints store the RoPE frequencies, which follow from the config.
-_DERIVED = re.compile(r"model\.(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A tensor of a checkpoint: `shape[0]` rows, from row `start`, of one of the backbone's parameters."""
-
-    name: str
-    parameter: str
-    shape: tuple[int, ...]
-    start: int = 0
-
-    def of(self, parameters: Mapping[str, Tensor]) -> Tensor:
-        """The view of the backbone's parameter that holds this tensor."""
-        return parameters[self.parameter][self.start : self.start + self.shape[0]]
-
-
-def pieces(config: BackboneConfig) -> Iterator[Piece]:
-    """Every tensor that a checkpoint of this shape must have; a tied head is not stored."""
-    hidden, inner, query, kv = config.hidden_size, config.intermediate_size, config.query_size, config.kv_size
-    yield Piece("model.embed_tokens.weight", "embedding", (config.vocab_size, hidden))
-    for index in range(config.num_hidden_layers):
-        theirs, ours = f"model.layers.{index}.", f"layers.{index}."
-        yield Piece(theirs + "input_layernorm.weight", ours + "input_norm", (hidden,))
-        for name, rows, start in (("q", query, 0), ("k", kv, query), ("v", kv, query + kv)):
-            yield Piece(theirs + f"self_attn.{name}_proj.weight", ours + "qkv.weight", (rows, hidden), start)
-            if config.attention_bias:
-                yield Piece(theirs + f"self_attn.{name}_proj.bias", ours + "qkv.bias", (rows,), start)
-        if config.qk_norm:
-            yield Piece(theirs + "self_attn.q_norm.weight", ours + "q_norm", (config.head_dim,))
-            yield Piece(theirs + "self_attn.k_norm.weight", ours + "k_norm", (config.head_dim,))
-        yield Piece(theirs + "self_attn.o_proj.weight", ours + "output.weight", (hidden, query))
-        yield Piece(theirs + "post_attention_layernorm.weight", ours + "post_norm", (hidden,))
-        yield Piece(theirs + "mlp.gate_proj.weight", ours + "gate_up.weight", (inner, hidden))
-        yield Piece(theirs + "mlp.up_proj.weight", ours + "gate_up.weight", (inner, hidden), inner)
-        yield Piece(theirs + "mlp.down_proj.weight", ours + "down.weight", (hidden, inner))
-    yield Piece("model.norm.weight", "norm", (hidden,))
-    if not config.tie_word_embeddings:
-        yield Piece(HEAD, "head.weight", (config.vocab_size, hidden))
 
 
 @dataclass(frozen=True, slots=True)
 class Checked:
     """A checkpoint whose headers are exactly what its config asks for: tensors by name, where each lies, its place."""
 
-    config: BackboneConfig
+    system: System
     wanted: dict[str, Piece]
     stored: dict[str, Stored]
 
 
 def checked(path: Path) -> Checked:
     """Read config and headers of the checkpoint in folder `path`; raises InputError where they do not agree."""
-    config = read_config(path)
+    system = read_system(path)
+    config = system.config
     stored = stored_tensors(path)
+    if isinstance(config, GemmaConfig):
+        return Checked(system, {}, stored)  # transformers' own classes load it, and check its names
     if config.num_hidden_layers > len(stored):  # before a list as long as the config's claim is made
         raise InputError(
             f"{path / 'config.json'}: num_hidden_layers is {config.num_hidden_layers}, but the weights hold only "
             f"{len(stored)} tensors; expected all layers; download the checkpoint again"
         )
-    wanted = {piece.name: piece for piece in pieces(config)}
-    _check_headers(path, config, wanted, stored)
-    return Checked(config, wanted, stored)
+    layout: Layout = system.layout
+    if layout == "dit" and any(name.startswith("backbone.") for name in stored):
+        layout = "dit-prefixed"
+    wanted = {piece.name: piece for piece in pieces(config, layout)}
+    _check_headers(path, system, wanted, stored)
+    return Checked(system, wanted, stored)
 
 
-def load_backbone(path: Path, dtype: torch.dtype, device: torch.device | str) -> Backbone:
+def load_network(path: Path, dtype: torch.dtype, device: torch.device | str) -> Network:
     """The checkpoint in folder `path`, cast to `dtype` on `device`, evaluation mode.
 
     Raises InputError, before anything is allocated where the headers show it, for whatever keeps the checkpoint from
     being exactly the network that its config describes.
     """
     found = checked(path)
-    config, wanted, stored = found.config, found.wanted, found.stored
-    with torch.device("meta"):
-        network = Backbone(config)
-    network = network.to(dtype).to_empty(device=device)
-    if config.tie_word_embeddings:
-        network.head.weight = network.embedding
+    config, wanted, stored = found.system.config, found.wanted, found.stored
+    if isinstance(config, GemmaConfig):
+        raise InputError(f"{path}: {found.system.name} runs in transformers' classes only; choose another generator")
+    network = empty_network(config, dtype, device)
     parameters = dict(network.named_parameters())
     for file in sorted({tensor.file for tensor in stored.values()}):
         with opened(file) as shard:
             for name, piece in wanted.items():
                 if stored[name].file == file:
                     _fill(piece.of(parameters), shard.get_tensor(name), file, name)
-    if config.tie_word_embeddings and HEAD in stored:
+    if isinstance(network, Backbone) and config.tie_word_embeddings and HEAD in stored:
         with opened(stored[HEAD].file) as shard:
             head = shard.get_tensor(HEAD)
             if not torch.equal(head.to(network.embedding), network.embedding):
@@ -144,19 +110,17 @@ def save_checkpoint(network: Backbone, path: Path) -> None:
         part.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _check_headers(
-    path: Path, config: BackboneConfig, wanted: Mapping[str, Piece], stored: Mapping[str, Stored]
-) -> None:
+def _check_headers(path: Path, system: System, wanted: Mapping[str, Piece], stored: Mapping[str, Stored]) -> None:
     """Raise InputError unless `stored` is exactly what the config asks for, in float dtypes."""
     missing = [name for name in wanted if name not in stored]
     if missing:
         hint = "set tie_word_embeddings to true if the head is tied, else " if missing == [HEAD] else ""
         raise InputError(
             f"{path}: {len(missing)} of {len(wanted)} tensors missing: {some(missing)}; expected the names of "
-            f"{to_hf(config)['architectures']}; {hint}download the checkpoint again"
+            f"{ARCHITECTURES.get(system.name, system.name)}; {hint}download the checkpoint again"
         )
-    tied = {HEAD} if config.tie_word_embeddings else set()
-    surplus = sorted(name for name in stored.keys() - wanted.keys() - tied if not _DERIVED.fullmatch(name))
+    tied = {HEAD} if system.config.tie_word_embeddings else set()
+    surplus = sorted(name for name in stored.keys() - wanted.keys() - tied if not DERIVED.fullmatch(name))
     if surplus:
         raise InputError(
             f"{path}: {len(surplus)} unexpected tensors: {some(surplus)}; expected none beside the {len(wanted)} that "

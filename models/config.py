@@ -37,10 +37,13 @@ class BackboneConfig(BaseModel):
 
     `attention_bias` puts biases on q, k and v only (Qwen2); `qk_norm` normalises q and k per head (Qwen3).
     `mask_token_id` is the id that diffusion uses for a masked position; None takes the last id of the vocabulary.
+    `shifted_logits`: trained for row i to predict token i + 1 also with bidirectional attention (Dream). `block_size`:
+    trained for block-causal attention with blocks of this many positions (SDAR).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    family: Literal["llama"] = "llama"
     vocab_size: int = Field(ge=2)
     hidden_size: int = Field(ge=1)
     intermediate_size: int = Field(ge=1)
@@ -57,6 +60,8 @@ class BackboneConfig(BaseModel):
     qk_norm: bool = False
     mask_token_id: int | None = Field(default=None, ge=0)
     eos_token_id: int | None = Field(default=None, ge=0)
+    shifted_logits: bool = False
+    block_size: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -111,6 +116,30 @@ class BackboneConfig(BaseModel):
         """All parameters; a tied head counts once."""
         matrix = self.vocab_size * self.hidden_size
         return self.non_embedding_parameters + (matrix if self.tie_word_embeddings else 2 * matrix)
+
+    @property
+    def features(self) -> dict[str, str]:
+        """What the shape's numbers do not say, in words, under names that every family shares."""
+        scaling = self.rope_scaling
+        stretched = "" if scaling is None else (
+            f", llama3 scaling: factor {scaling.factor:g}, low {scaling.low_freq_factor:g}, "
+            f"high {scaling.high_freq_factor:g}, from {scaling.original_max_position_embeddings}"
+        )  # fmt: skip
+        return {
+            "norm": f"RMSNorm, eps {self.rms_norm_eps:g}" + (", QK-norm" if self.qk_norm else ""),
+            "positions": f"RoPE, base {self.rope_theta:g}{stretched}",
+            "MLP": "SwiGLU",
+            "biases": "q, k, v" if self.attention_bias else "none",
+            "conditioning": "none",
+            "logits": "row i predicts token i + 1, shifted by the sampler"
+            if self.shifted_logits
+            else "as the mask says",
+        }
+
+    @property
+    def active_parameters(self) -> int:
+        """Parameters that one token passes through: all of them."""
+        return self.total_parameters
 
     def weight_bytes(self, dtype: str) -> int:
         """Bytes of all weights in `dtype`."""

@@ -10,8 +10,13 @@ they stay on chip at the sizes where bytes decide.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .config import DTYPE_BYTES, Attention, BackboneConfig
+from .dit_config import DiTConfig
+
+if TYPE_CHECKING:
+    from .gemma_config import GemmaConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +29,11 @@ class Cost:
     def floor_s(self, flop_s: float, byte_s: float) -> float:
         """The least time that this forward can take on a device with these peaks (FLOP/s, B/s), in seconds."""
         return max(self.flops / flop_s, self.bytes / byte_s)
+
+
+def block_causal(block_length: int) -> str:
+    """The mask of a block-causal forward as it is announced: with its block length, which its cost depends on."""
+    return f"block_causal:{block_length}"
 
 
 def attended_pairs(q_len: int, kv_len: int, mask: Attention, block_length: int = 1) -> int:
@@ -42,26 +52,32 @@ def attended_pairs(q_len: int, kv_len: int, mask: Attention, block_length: int =
 
 
 def forward_cost(
-    config: BackboneConfig,
+    config: BackboneConfig | DiTConfig | GemmaConfig,
     *,
     rows: int,
     q_len: int,
     kv_len: int,
     logit_rows: int,
-    mask: Attention,
+    mask: str,
     dtype: str,
     kv_dtype: str | None = None,
-    block_length: int = 1,
 ) -> Cost:
     """Work of one forward of `rows` x `q_len` new positions that attend to `kv_len` positions in all.
 
-    `logit_rows` is the number of positions, over all rows, whose vocabulary logits are computed.
+    `logit_rows` is the number of positions, over all rows, whose vocabulary logits are computed; `mask` causal,
+    block_causal:N or anything else, which counts as bidirectional.
     """
+    if config.family == "gemma":
+        return config.forward_cost(
+            rows=rows, q_len=q_len, kv_len=kv_len, logit_rows=logit_rows, mask=mask, dtype=dtype, kv_dtype=kv_dtype
+        )
     weight, kv = DTYPE_BYTES[dtype], DTYPE_BYTES[kv_dtype or dtype]
     tokens = rows * q_len
     matrix = config.num_hidden_layers * config.layer_matrix_parameters
     head = config.hidden_size * config.vocab_size
-    pairs = rows * attended_pairs(q_len, kv_len, mask, block_length)
+    kind, _, block = mask.partition(":")
+    seen: Attention = "causal" if kind == "causal" else "block_causal" if block else "bidirectional"
+    pairs = rows * attended_pairs(q_len, kv_len, seen, int(block or 1))
     flops = 2 * tokens * matrix + 2 * logit_rows * head + 4 * config.num_hidden_layers * config.query_size * pairs
     kv_token = 2 * config.num_hidden_layers * config.kv_size * kv
     moved = (

@@ -6,7 +6,7 @@ keys; compiled and captured ones have fixed shapes and mask the dead part of a b
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FunctionType
 from typing import Any
 
@@ -14,14 +14,16 @@ import torch
 from torch import Tensor
 
 from .. import InputError
-from .backbone import Backbone
 from .cache import KVCache
+from .network import Network
 
 ENGINES = ("eager", "compile", "cudagraph", "compile+cudagraph")
 
 Prefill = Callable[[Tensor], Tensor]  # ids [B, P] -> logits [B, V] of the last position
 DecodeStep = Callable[[Tensor, int], Tensor]  # ids [B, 1], position -> logits [B, V]
-Denoiser = Callable[[Tensor], Tensor]  # ids [B, S] -> hidden states [B, S, d]
+Denoiser = Callable[..., Tensor]  # ids [B, S], and the network's conditioning if it has one -> hidden [B, S, d]
+# ids [B, q], first position, slots that they see, conditioning or None -> hidden states [B, q, d]
+BlockStep = Callable[[Tensor, int, int, "Tensor | None"], Tensor]
 
 _BUCKET = 256
 
@@ -34,7 +36,7 @@ def check_engine(engine: str, device: str) -> None:
         raise InputError(f"engine {engine!r} needs a CUDA device, not {device!r}; choose eager or compile")
 
 
-def prefill(engine: str, network: Backbone, cache: KVCache, rows: int, length: int) -> Prefill:
+def prefill(engine: str, network: Network, cache: KVCache, rows: int, length: int) -> Prefill:
     """A function that runs `length` prompt ids per row into the cache and gives the last position's logits."""
 
     def run(ids: Tensor) -> Tensor:
@@ -42,19 +44,54 @@ def prefill(engine: str, network: Backbone, cache: KVCache, rows: int, length: i
 
     ids = network.embedding.new_zeros((rows, length), dtype=torch.int64)
     # On a CPU a prefill is matrix products, which compiling does not speed up; it would double the time to prepare.
-    return _built("eager" if engine == "compile" and not ids.is_cuda else engine, run, ids)
+    return built("eager" if engine == "compile" and not ids.is_cuda else engine, run, ids)
 
 
-def denoiser(engine: str, network: Backbone, rows: int, length: int) -> Denoiser:
-    """A function from a whole sequence of ids to its hidden states, attention bidirectional."""
+def denoiser(engine: str, network: Network, rows: int, length: int) -> Denoiser:
+    """A function from a whole sequence of ids to its hidden states, attention bidirectional.
 
-    def run(ids: Tensor) -> Tensor:
-        return network.trunk(ids, mask="bidirectional")
+    It is called with the ids alone, or, for a network with conditioning, with `network.conditioning(sigma)` as well.
+    """
+    ids = network.embedding.new_zeros((rows, length), dtype=torch.int64)
+    with torch.inference_mode():
+        condition = network.conditioning(None)
+    if condition is None:
+        return built(engine, lambda ids: network.trunk(ids, mask="bidirectional"), ids)
+    return built(engine, lambda ids, given: network.trunk(ids, mask="bidirectional", condition=given), ids, condition)
 
-    return _built(engine, run, network.embedding.new_zeros((rows, length), dtype=torch.int64))
+
+def block_step(
+    engine: str, network: Network, cache: KVCache, rows: int, starts: Sequence[int], q_len: int
+) -> BlockStep:
+    """A function that runs `q_len` ids per row from a position on, writes them to the cache, and attends to its first
+    `live` slots: one block of a canvas beside a prefix, or with what earlier forwards left behind it.
+
+    `starts` are the positions that it will be called with. Compiled and captured ones mask a cache of fixed size.
+    """
+    if engine == "eager":
+        return lambda ids, start, live, condition: network.trunk(
+            ids, mask="bidirectional", cache=cache, start=start, live=live, condition=condition
+        )
+    ids = network.embedding.new_zeros((rows, q_len), dtype=torch.int64)
+    with torch.inference_mode():
+        condition = network.conditioning(None)
+    places = {start: torch.arange(start, start + q_len, device=ids.device) for start in starts}
+    ends = list(torch.arange(cache.capacity + 1, device=ids.device).view(-1, 1))
+    given = () if condition is None else (condition,)
+
+    def step(ids: Tensor, position: Tensor, end: Tensor, *condition: Tensor) -> Tensor:
+        return network.static_block(ids, position, end, cache, cache.capacity, *condition)
+
+    run = built(engine, step, ids, places[starts[0]], ends[starts[0] + q_len], *given)
+
+    def at(ids: Tensor, start: int, live: int, condition: Tensor | None) -> Tensor:
+        extra = () if condition is None else (condition,)
+        return run(ids, places[start], ends[live], *extra)
+
+    return at
 
 
-def decode_step(engine: str, network: Backbone, cache: KVCache, rows: int) -> DecodeStep:
+def decode_step(engine: str, network: Network, cache: KVCache, rows: int) -> DecodeStep:
     """A function that runs one new token per row at a position and gives its logits."""
     if engine != "eager":
         return _static_steps(engine, network, cache, rows)
@@ -65,7 +102,7 @@ def decode_step(engine: str, network: Backbone, cache: KVCache, rows: int) -> De
     return run
 
 
-def _static_steps(engine: str, network: Backbone, cache: KVCache, rows: int) -> DecodeStep:
+def _static_steps(engine: str, network: Network, cache: KVCache, rows: int) -> DecodeStep:
     """A decode step whose shapes do not depend on the position: one compiled or captured function a bucket.
 
     Buckets double from 256 live slots to the whole cache: at most half of the keys read are dead, and few graphs are
@@ -87,28 +124,23 @@ def _static_steps(engine: str, network: Backbone, cache: KVCache, rows: int) -> 
 
 
 def _static_step(
-    engine: str, network: Backbone, cache: KVCache, live: int, ids: Tensor
+    engine: str, network: Network, cache: KVCache, live: int, ids: Tensor
 ) -> Callable[[Tensor, Tensor], Tensor]:
     def step(ids: Tensor, position: Tensor) -> Tensor:
         return network.static_step(ids, position, cache, live)
 
-    run: Callable[[Tensor, Tensor], Tensor] = _compiled(step) if engine.startswith("compile") else step
     position = torch.zeros(1, dtype=torch.int64, device=ids.device)
-    if "cudagraph" in engine:
-        return _Captured(run, ids, position)
-    with torch.inference_mode():
-        run(ids, position)
-    return run
+    return built(engine, step, ids, position)
 
 
-def _built(engine: str, run: Callable[[Tensor], Tensor], ids: Tensor) -> Callable[[Tensor], Tensor]:
-    """`run` under `engine`, already run once on ids of the shape that it will be called with."""
+def built(engine: str, run: Callable[..., Tensor], *inputs: Tensor) -> Callable[..., Tensor]:
+    """`run` under `engine`, already run once on inputs of the shapes that it will be called with."""
     if engine.startswith("compile"):
         run = _compiled(run)
     if "cudagraph" in engine:
-        return _Captured(run, ids)
+        return _Captured(run, *inputs)
     with torch.inference_mode():
-        run(ids)
+        run(*inputs)
     return run
 
 

@@ -25,23 +25,9 @@ _ABSENT: dict[str, dict[str, int]] = {
     "qwen3": {"max_position_embeddings": 32768, "num_key_value_heads": 32, "head_dim": 128},
 }
 _QWEN_WINDOW_FROM_LAYER = 28
-
-
-def read_config(path: Path) -> BackboneConfig:
-    """The backbone's shape from `path`/config.json; the EOS of a `generation_config.json` beside it wins.
-
-    Raises InputError for a file that is missing or broken, and for a feature that the backbone does not have.
-    """
-    source = path / "config.json"
-    if not source.is_file():
-        raise InputError(f"{source}: not found, expected the config of a Hugging Face checkpoint; check the folder")
-    raw = read_json(source)
-    generation = path / "generation_config.json"
-    if generation.is_file():
-        eos = read_json(generation).get("eos_token_id")
-        if eos is not None:
-            raw = raw | {"eos_token_id": first_token(eos, f"{generation}: eos_token_id")}
-    return from_hf(raw, str(source))
+_NOT_WRITTEN = {
+    "family", "attention_bias", "qk_norm", "rope_scaling", "mask_token_id", "shifted_logits", "block_size",
+}  # fmt: skip
 
 
 def from_hf(raw: Mapping[str, object], source: str) -> BackboneConfig:
@@ -104,7 +90,7 @@ def to_hf(config: BackboneConfig) -> dict[str, object]:
         )
     scaling = config.rope_scaling
     raw: dict[str, object] = {"architectures": [ARCHITECTURES[family]], "model_type": family, "hidden_act": "silu"}
-    raw |= config.model_dump(exclude={"attention_bias", "qk_norm", "rope_scaling", "mask_token_id"})
+    raw |= config.model_dump(exclude=_NOT_WRITTEN)
     raw["rope_scaling"] = None if scaling is None else {"rope_type": "llama3"} | scaling.model_dump()
     raw |= {"bos_token_id": None, "pad_token_id": None}
     if config.mask_token_id is not None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from typing import TYPE_CHECKING, Any, Literal, Self, get_args
 
 import torch
@@ -24,13 +24,14 @@ from torch.nn import functional as F
 
 from .. import InputError
 from .backbone import Backbone
-from .checkpoints import pieces
 from .config import BackboneConfig
 from .costs import Cost
 from .costs import forward_cost as analytic_cost
+from .gemma_config import GemmaConfig
 from .generator import Observer, Phase, Request, Settings, Shape, Side
 from .hf_config import first_token, from_hf, to_hf
 from .hf_files import resolve, some, stored_tensors
+from .layouts import pieces
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
@@ -46,7 +47,8 @@ class HFGenerate:
     """Any causal language model of transformers behind the `Generator` protocol.
 
     `cache` dynamic grows by concatenation (transformers' default); static is allocated in `prepare`. `eos_id`
-    overrides the model's. For a Llama-like model there is also `forward_cost` (see `Costed`); others have none.
+    overrides the model's. For a Llama-like model, and for Gemma 4 with experts, there is also `forward_cost` (see
+    `Costed`); others have none.
     """
 
     side: Side = "ar"
@@ -70,7 +72,7 @@ class HFGenerate:
         self.cache = cache
         self.engine = engine
         self.eos_id = _model_eos(model) if eos_id is None else eos_id
-        self.config = _backbone_config(model)
+        self.config = _known_config(model)
         # Set on the instance, so that a model with no known cost does not have the attribute at all.
         if self.config is not None:
             self.forward_cost = functools.partial(_forward_cost, self.config, str(model.dtype).removeprefix("torch."))
@@ -115,6 +117,16 @@ class HFGenerate:
                 "them; download the checkpoint again"
             )
         return cls(model.to(device), cache=cache, engine=engine)
+
+    @classmethod
+    def gpt2(cls, seed: int, dtype: torch.dtype, device: torch.device | str) -> Self:
+        """GPT-2 small (the class's own defaults), random weights of transformers' own distribution, static cache."""
+        from transformers import GPT2Config, GPT2LMHeadModel
+
+        with torch.random.fork_rng(), torch.device(device):
+            torch.manual_seed(seed)
+            model: Any = GPT2LMHeadModel(GPT2Config(dtype=dtype))
+        return cls(model.to(dtype).requires_grad_(False), cache="static")
 
     @classmethod
     def from_backbone(cls, network: Backbone, cache: Cache = "dynamic", *, engine: Engine = "eager") -> Self:
@@ -252,7 +264,7 @@ class HFGenerate:
 
             return announcing
 
-        with _replaced(model, "forward", announce(model.forward)) as restore:
+        with replaced(model, "forward", announce(model.forward)) as restore:
             if self.engine != "compile":
                 yield
                 return
@@ -267,7 +279,7 @@ class HFGenerate:
 
                 return run
 
-            with _replaced(model, "get_compiled_call", decode_step):
+            with replaced(model, "get_compiled_call", decode_step):
                 yield
 
 
@@ -293,7 +305,7 @@ class _Writes:
 
 
 @contextmanager
-def _replaced(owner: object, name: str, value: object) -> Iterator[Callable[[], None]]:
+def replaced(owner: object, name: str, value: object) -> Iterator[Callable[[], None]]:
     """Shadow a method by an attribute of the instance inside the block; yields a function that undoes it early."""
     before = owner.__dict__.get(name)
 
@@ -330,18 +342,26 @@ def _model_eos(model: PreTrainedModel) -> int | None:
     return None
 
 
-def _backbone_config(model: PreTrainedModel) -> BackboneConfig | None:
+def _known_config(model: PreTrainedModel) -> BackboneConfig | GemmaConfig | None:
     """The model's shape in our terms, None where it is not one that the cost formulae describe."""
-    try:
-        return from_hf(model.config.to_dict(), type(model).__name__)
-    except InputError:
-        return None
+    readers: tuple[Callable[[dict[str, object], str], BackboneConfig | GemmaConfig], ...]
+    readers = (from_hf, GemmaConfig.from_hf)
+    for read in readers:
+        with suppress(InputError):
+            return read(model.config.to_dict(), type(model).__name__)
+    return None
 
 
 def _forward_cost(
-    config: BackboneConfig, dtype: str, network: str, rows: int, q_len: int, kv_len: int, logit_rows: int, mask: str
+    config: BackboneConfig | GemmaConfig,
+    dtype: str,
+    network: str,
+    rows: int,
+    q_len: int,
+    kv_len: int,
+    logit_rows: int,
+    mask: str,
 ) -> Cost:
     """Work of one announced forward (see `costs`)."""
-    return analytic_cost(
-        config, rows=rows, q_len=q_len, kv_len=kv_len, logit_rows=logit_rows, mask="causal", dtype=dtype
-    )
+    cost = config.forward_cost if isinstance(config, GemmaConfig) else functools.partial(analytic_cost, config)
+    return cost(rows=rows, q_len=q_len, kv_len=kv_len, logit_rows=logit_rows, mask="causal", dtype=dtype)

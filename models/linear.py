@@ -50,12 +50,16 @@ class Linear(nn.Module):
         whole number of cache lines (a vocabulary of 50,258): slices keep to its best shapes, padding to its best lines.
         """
         size_out = self.weight.shape[0]
-        if size_out < 2 * _SLICE or x.dtype != torch.float32 or self.bias is not None or torch.compiler.is_compiling():
+        if size_out < 2 * _SLICE or x.dtype != torch.float32 or torch.compiler.is_compiling():
             return F.linear(x, self.weight, self.bias)
         rows = x.reshape(-1, x.shape[-1])
         product = x.new_empty(rows.shape[0], -(-size_out // _LINE) * _LINE)[:, :size_out]
-        for part, weight in zip(product.split(_SLICE, dim=1), self.weight.split(_SLICE), strict=True):
-            torch.mm(rows, weight.t(), out=part)
+        biases = (None,) * -(-size_out // _SLICE) if self.bias is None else self.bias.split(_SLICE)
+        for part, weight, bias in zip(product.split(_SLICE, dim=1), self.weight.split(_SLICE), biases, strict=True):
+            if bias is None:
+                torch.mm(rows, weight.t(), out=part)
+            else:
+                torch.addmm(bias, rows, weight.t(), out=part)
         return product.view(*x.shape[:-1], size_out)
 
     def favour_single_rows(self, wanted: bool) -> None:

@@ -1,10 +1,14 @@
-"""Masked diffusion with a bidirectional backbone: semi-autoregressive blocks, low-confidence or random remasking.
+"""Masked diffusion with a bidirectional network and no cache: the sampler of LLaDA, in blocks.
 
-The sampler of LLaDA (Nie et al. 2025, section 2.4 and Algorithms 4-5), without a cache: the canvas starts as masks;
-each of T steps runs the network on prompt and canvas, predicts every masked position of the current block and commits
-the most confident ones (or a random choice). How many are committed at a step depends on T alone, never on the data,
+LLaDA (Nie et al. 2025, section 2.4 and Algorithms 4-5): the canvas starts as masks; each of T steps runs the network on
+prompt and canvas, predicts every masked position up to the current block's end, and commits the most confident ones
+("low confidence" remasking) or a random choice. How many are committed at a step depends on T alone, never on the data,
 so no step waits for the host. Logits are computed only for positions that the step may commit; with random remasking
 those are the positions that it will commit, and the distribution is the same.
+
+Where this sampler departs from the published loop by default, a setting brings the loop back: `draw` gumbel64 (its
+race, on noise for every position), `suppress_mask` False (a position that predicts the mask stays masked, and may do so
+for good), `idle_steps` "run" (T > L, whose surplus steps commit nothing). Masks in a prompt are always left alone.
 """
 
 from __future__ import annotations
@@ -13,111 +17,121 @@ import torch
 from torch import Tensor
 
 from .. import InputError
-from .backbone import Backbone
+from .block_canvas import BlockCanvas
+from .candidates import planned_steps
+from .commit_plan import commit_plan
 from .costs import Cost
 from .engines import Denoiser, denoiser
 from .generator import Observer, Request, Settings, Shape, Side
-from .sampling import choose
-from .schedule import steps_per_block, transfer_counts
+from .guidance import guided, with_unconditional
+from .network import Network
+from .predict import check_draw, drawing
+
+_KNOWN = ("commit_schedule", "cfg_scale", "draw", "suppress_mask", "idle_steps")
 
 
 class MaskedDiffusion:
-    """The diffusion side of a pair, on the pair's backbone with bidirectional attention and no cache.
+    """The diffusion side of a pair, on the pair's network with bidirectional attention and no cache.
 
     Under the policy `natural`, generation ends with the block after which every row holds an EOS; a row pays for its
-    canvas up to there. Under `fixed` every block is denoised.
+    canvas up to there. Under `fixed` every block is denoised. There is no cache that `kv_dtype` could apply to.
     """
 
     side: Side = "diffusion"
 
-    def __init__(self, network: Backbone, *, engine: str = "eager") -> None:
+    def __init__(self, network: Network, *, engine: str = "eager", kv_dtype: torch.dtype | None = None) -> None:
         self.network = network
         self.engine = engine
-        self.mask_id = network.config.mask_id
+        self.mask_id = mask_of(network)
         self.eos_id = network.config.eos_token_id
         self._shape: Shape | None = None
+        self._rows = 0
         self._denoise: Denoiser
+        self._condition: tuple[Tensor, ...]
 
     def prepare(self, shape: Shape, settings: Settings) -> None:
-        """Check T against the blocks; compile or capture the forward over P + L positions."""
-        self._blocks(shape.length, settings)
-        if shape == self._shape:
+        """Check the settings and T against the blocks; compile or capture the forward over P + L positions."""
+        self._check(shape, settings)
+        rows = shape.batch * (2 if settings.cfg_scale else 1)
+        if (shape, rows) == (self._shape, self._rows):
             return
         self._shape = None
         positions = shape.prompt_length + shape.length
         self.network.rotary(positions)
-        self._denoise = denoiser(self.engine, self.network, shape.batch, positions)
-        self._shape = shape
+        self._condition = conditioning(self.network)
+        self._denoise = denoiser(self.engine, self.network, rows, positions)
+        self._shape, self._rows = shape, rows
+
+    def promised_nfe(self, shape: Shape, settings: Settings) -> int:
+        """Forwards of a run under the policy `fixed`: T, or the length of the commit schedule."""
+        return sum(len(steps) for steps in commit_plan(shape, settings))
 
     @torch.inference_mode()
     def generate(self, request: Request, observer: Observer) -> Tensor:
         """Tokens [B, L]."""
-        if request.shape != self._shape:
-            raise InputError(f"generate() got {request.shape}, but prepare() was called for {self._shape}")
-        settings, random, prompt = request.settings, request.random(), request.prompt_ids
-        block, steps = self._blocks(request.length, settings)
-        rows, start = prompt.shape
-        canvas = prompt.new_full((rows, start + request.length), self.mask_id)
-        canvas[:, :start] = prompt
-        step = 0
-        for offset in range(0, request.length, block):
-            window = canvas[:, start + offset : start + offset + block]
-            masked = torch.arange(start + offset, start + offset + block, device=prompt.device).expand(rows, block)
-            if settings.remasking == "random":
-                # One random order a block commits the same random sets as a fresh choice at every step.
-                order = torch.rand(rows, block, device=prompt.device, generator=random).argsort(dim=1)
-                masked = masked.gather(1, order)
-            open_before = torch.ones_like(window, dtype=torch.bool)
-            for count in transfer_counts(block, steps):
-                masked = self._step(canvas, masked, count, settings, random, observer)
-                ids = window.clone()
-                open_now = ids == self.mask_id
-                observer.write(open_before ^ open_now, ids, step, offset=offset)
-                open_before = open_now
-                step += 1
-            if settings.length_policy == "natural" and self._all_ended(canvas[:, start : start + offset + block]):
+        settings = request.settings
+        check_request(request, self._shape)
+        self._check(request.shape, settings)
+        block = settings.block_length or request.length
+        canvas = BlockCanvas(self.network, self.mask_id, request, drawing(request), observer)
+        positions = canvas.ids.shape[1]
+        plan = planned_steps(commit_plan(request.shape, settings), canvas.ids.device)
+        if self._rows != canvas.rows * (2 if settings.cfg_scale else 1):
+            raise InputError(f"cfg_scale {settings.cfg_scale:g}: prepare() was called for {self._rows} rows a forward")
+        for number, steps in enumerate(plan):
+            canvas.enter(number * block, block)
+            for counts, rule in steps:
+                wanted = canvas.wanted(counts, rule)
+                logit_rows = self._rows * wanted.columns.shape[1]
+                with observer.forward(
+                    "target", "denoise", self._rows, positions, positions, logit_rows, "bidirectional"
+                ):
+                    ids = canvas.ids
+                    if settings.cfg_scale:
+                        ids = with_unconditional(ids, canvas.start, self.mask_id)
+                    logits = canvas.logits(self._denoise(ids, *self._condition), wanted)
+                if settings.cfg_scale:
+                    logits = guided(logits, settings.cfg_scale)
+                canvas.commit(wanted, logits, counts, rule)
+            if settings.length_policy == "natural" and canvas.ended(self.eos_id):
                 break
-        return canvas[:, start:]
+        return canvas.ids[:, canvas.start :]
 
     @staticmethod
-    def _blocks(length: int, settings: Settings) -> tuple[int, int]:
-        """(block length, steps of each block); T defaults to L, the block to the whole canvas."""
-        block = settings.block_length or length
-        return block, steps_per_block(length, settings.steps or length, block)
-
-    def _step(
-        self,
-        canvas: Tensor,
-        masked: Tensor,
-        count: int,
-        settings: Settings,
-        random: torch.Generator,
-        observer: Observer,
-    ) -> Tensor:
-        """One forward and its sampling: commit `count` of the `masked` positions [B, n]; return the rest [B, n - k]."""
-        rows, remaining = masked.shape
-        select = settings.remasking == "low_confidence" and count < remaining
-        candidates = masked if select else masked[:, :count]
-        width = candidates.shape[1]
-        positions = canvas.shape[1]
-        with observer.forward("target", "denoise", rows, positions, positions, rows * width, "bidirectional"):
-            hidden = self._denoise(canvas)
-            wanted = hidden.gather(1, candidates[:, :, None].expand(-1, -1, hidden.shape[-1]))
-            logits = self.network.logits(wanted.reshape(rows * width, -1))
-        ids, confidence = choose(logits, settings, random, suppress=self.mask_id, confidence=select)
-        ids = ids.view(rows, width)
-        if confidence is None:
-            canvas.scatter_(1, candidates, ids)
-            return masked[:, count:]
-        order = confidence.view(rows, width).argsort(dim=1, descending=True)
-        chosen, rest = order[:, :count], order[:, count:]
-        canvas.scatter_(1, candidates.gather(1, chosen), ids.gather(1, chosen))
-        return candidates.gather(1, rest)
-
-    def _all_ended(self, tokens: Tensor) -> bool:
-        """Whether every row [B, n] holds an EOS. The one host synchronisation of a block, only under `natural`."""
-        return self.eos_id is not None and bool((tokens == self.eos_id).any(dim=1).all())
+    def _check(shape: Shape, settings: Settings) -> None:
+        settings.refuse("LLaDA", *_KNOWN)
+        check_draw(settings)
+        commit_plan(shape, settings)
 
     def forward_cost(self, network: str, rows: int, q_len: int, kv_len: int, logit_rows: int, mask: str) -> Cost:
         """Analytic work of one announced forward."""
         return self.network.forward_cost(network, rows, q_len, kv_len, logit_rows, mask)
+
+
+def mask_of(network: Network) -> int:
+    """The mask token's id; raises InputError for a network that LLaDA's loop has no use for."""
+    config = network.config
+    mask_id = config.mask_id
+    if mask_id is None:
+        raise InputError("masked diffusion needs a mask token, and this network's uniform graph has none")
+    if getattr(config, "time_conditioning", False):
+        raise InputError(
+            "masked diffusion in blocks has no noise level to give a network with time conditioning; "
+            "choose the sampler of its own system"
+        )
+    return mask_id
+
+
+def conditioning(network: Network) -> tuple[Tensor, ...]:
+    """What the network's forwards are given beside ids: nothing, or a DiT's modulations at its one noise level."""
+    with torch.inference_mode():
+        condition = network.conditioning(None)
+    return () if condition is None else (condition,)
+
+
+def check_request(request: Request, prepared: Shape | None) -> None:
+    """Raise InputError for a request of another shape than prepared for, or with padded prompts."""
+    if request.shape != prepared:
+        raise InputError(f"generate() got {request.shape}, but prepare() was called for {prepared}")
+    if request.prompt_mask is not None:
+        raise InputError("prompt_mask: padded prompts are not known to LLaDA's loop; give prompts of one length")

@@ -1,38 +1,58 @@
 """Matched pairs, from TOML: one backbone, two ways to decode it, and the overrides where the two sides differ.
 
-A pair file holds `description`, `source` (where the shape comes from), a `[backbone]` table in `BackboneConfig`'s
-fields, and, per side, an optional `generator` and `[ar.backbone]` / `[diffusion.backbone]` with the fields that differ.
+A pair file holds `description`, `source` (where the shape comes from), a `[backbone]` table in the fields of its family
+(`BackboneConfig`'s, or with `family = "dit"` `DiTConfig`'s), and, per side, an optional `generator`, `hub` (the
+published checkpoint) and `[ar.backbone]` / `[diffusion.backbone]` with the fields that differ.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from .. import InputError
-from .config import BackboneConfig
-from .names import AR, MASKED_DIFFUSION
+from .architecture import NetworkConfig, network_config
+from .names import (
+    AR,
+    BLOCK_DIFFUSION,
+    DREAM,
+    FAST_DLLM,
+    LLADA,
+    MASKED_DIFFUSION,
+    RANDOM,
+    SDAR,
+    SPECULATIVE,
+)
+from .systems import System
 from .tables import read_table, shipped
+
+Side = Literal["ar", "diffusion"]
 
 
 class SideSpec(BaseModel):
-    """One side of a pair: the generator's name and the shape that it runs."""
+    """One side of a pair: the generator's name, the shape that it runs, and its weights.
+
+    `hub` is the published checkpoint, `weights` what is to be measured: "random", or a checkpoint's folder.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     generator: str
-    backbone: BackboneConfig
+    hub: str | None = None
+    weights: str = RANDOM
+    backbone: NetworkConfig
 
 
 class Pair(BaseModel):
-    """Two generators matched on one backbone."""
+    """Two generators matched on one backbone; `rivals` are measured beside them and match less closely."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     description: str = ""
     source: str = ""
+    rivals: tuple[str, ...] = ()
     ar: SideSpec
     diffusion: SideSpec
 
@@ -41,10 +61,12 @@ class Pair(BaseModel):
         """Ids below this are valid on both sides."""
         return min(self.ar.backbone.vocab_size, self.diffusion.backbone.vocab_size)
 
-    def on_checkpoint(self, name: str, config: BackboneConfig) -> Pair:
-        """This pair's generators on a checkpoint's shape, the same on both sides."""
+    def on_checkpoint(self, name: str, system: System, folder: str) -> Pair:
+        """One checkpoint decoded both ways: this pair's AR generator and the generator that the checkpoint is for."""
+        own = system.generator if system.generator != MASKED_DIFFUSION else self.diffusion.generator
         sides = {
-            side: SideSpec(generator=getattr(self, side).generator, backbone=config) for side in ("ar", "diffusion")
+            side: SideSpec(generator=generator, backbone=system.config, weights=folder)
+            for side, generator in (("ar", self.ar.generator), ("diffusion", own))
         }
         return Pair(
             name=name,
@@ -52,6 +74,21 @@ class Pair(BaseModel):
             source="the checkpoint's config",
             **sides,
         )
+
+    def with_side(self, side: Side, system: System, folder: str) -> Pair:
+        """This pair with a checkpoint on one side; where its config differs from the pair's file, the config wins."""
+        spec = self.ar if side == "ar" else self.diffusion
+        generator = spec.generator
+        if side == "diffusion" and system.generator != MASKED_DIFFUSION and not _serves(generator, system.generator):
+            generator = system.generator
+        loaded = SideSpec(generator=generator, hub=spec.hub, backbone=system.config, weights=folder)
+        return self.model_copy(update={side: loaded})
+
+
+def _serves(generator: str, system: str) -> bool:
+    """Whether a pair's generator is one for a checkpoint of this system: its own, or another one that fits it."""
+    others = {LLADA: (MASKED_DIFFUSION, FAST_DLLM), DREAM: (FAST_DLLM,), SDAR: (BLOCK_DIFFUSION,)}
+    return generator in (system, SPECULATIVE, *others.get(system, ()))
 
 
 def pair_names() -> list[str]:
@@ -79,15 +116,22 @@ def _side(table: Any, base: dict[str, Any], side: str, place: str) -> SideSpec:
         raise InputError(f"{place}: {side}: expected a table, found {table!r}")
     overrides = table.pop("backbone", {})
     generator = table.pop("generator", AR if side == "ar" else MASKED_DIFFUSION)
-    if not isinstance(generator, str):
-        raise InputError(f"{place}: {side}.generator: expected a generator's name, found {generator!r}")
+    hub = table.pop("hub", None)
+    for key, value in (("generator", generator), ("hub", hub)):
+        if not isinstance(value, str | None):
+            raise InputError(f"{place}: {side}.{key}: expected a name, found {value!r}")
     if table:
-        raise InputError(f"{place}: {side}.{next(iter(table))}: unknown key; expected generator or backbone")
+        raise InputError(f"{place}: {side}.{next(iter(table))}: unknown key; expected generator, hub or backbone")
+    if not isinstance(overrides, dict):
+        raise InputError(f"{place}: {side}.backbone: expected a table")
+    # A side of another family shares no field with the pair's table.
+    same = overrides.get("family", base.get("family", "llama")) == base.get("family", "llama")
     try:
-        return SideSpec(generator=generator, backbone=BackboneConfig.model_validate({**base, **overrides}))
-    except (ValidationError, TypeError) as error:
-        if not isinstance(error, ValidationError):
-            raise InputError(f"{place}: {side}.backbone: expected a table") from None
+        shape = network_config({**base, **overrides} if same else overrides)
+        return SideSpec(generator=generator, hub=hub, backbone=shape)
+    except InputError as error:
+        raise InputError(f"{place}: backbone ({side} side): {error}") from None
+    except ValidationError as error:
         detail = error.errors()[0]
         key = ".".join(map(str, detail["loc"])) or "backbone"
         found = f", found {detail['input']!r}" if detail["loc"] and detail["type"] != "missing" else ""

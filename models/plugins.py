@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from .. import InputError
-from .names import AR, BUILT_IN, HF_DYNAMIC, HF_STATIC, MASKED_DIFFUSION
+from .names import BUILT_IN, HF_DYNAMIC, HF_STATIC
 
 if TYPE_CHECKING:
     from .catalog import Context
@@ -29,10 +29,9 @@ Factory = Callable[["Context"], "Generator"]
 
 def side_of(name: str) -> Literal["ar", "diffusion"]:
     """Which side a generator belongs to; raises InputError where the name leads to none."""
-    if name == MASKED_DIFFUSION:
-        return "diffusion"
-    if name == AR or name.partition(":")[0] in (HF_DYNAMIC, HF_STATIC):
-        return "ar"
+    kind = name.partition(":")[0]
+    if name in BUILT_IN or kind in (HF_DYNAMIC, HF_STATIC):
+        return BUILT_IN[kind].side
     side: Any = getattr(load_factory(name), "side", None)
     if side not in ("ar", "diffusion"):
         raise InputError(

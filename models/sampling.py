@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .draws import CHUNK, inverse_cdf
 from .generator import Settings
 
-_CHUNK = 128
 # From this vocabulary on, a maximum in two levels beats one pass that carries indices, on a CPU.
 _TWO_LEVEL = 32_768
 # Logits worked on at once: temporaries of this size stay in a CPU's caches; a GPU wants fewer, larger kernels.
@@ -65,7 +65,7 @@ def _choose_rows(
     top = logits.amax(dim=-1, keepdim=True)
     scaled = (logits - top).div_(settings.temperature)
     if settings.top_k or settings.top_p < 1:
-        scaled = _truncate(scaled, settings.top_k, settings.top_p)
+        scaled = truncate(scaled, settings.top_k, settings.top_p)
     weights = scaled.exp_()
     ids = inverse_cdf(weights, uniforms)
     if not confidence:
@@ -82,33 +82,14 @@ def _choose_rows(
 def _argmax(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Largest of logits [n, V] and its index, each [n, 1]: in two levels, since a plain vectorised maximum is several
     times as fast as one that carries indices."""
-    padded = F.pad(logits, (0, -logits.shape[1] % _CHUNK), value=-torch.inf) if logits.shape[1] % _CHUNK else logits
-    chunks = padded.view(logits.shape[0], -1, _CHUNK)
+    padded = F.pad(logits, (0, -logits.shape[1] % CHUNK), value=-torch.inf) if logits.shape[1] % CHUNK else logits
+    chunks = padded.view(logits.shape[0], -1, CHUNK)
     top, chunk = chunks.amax(dim=-1).max(dim=-1, keepdim=True)
-    inside = chunks.gather(1, chunk[:, :, None].expand(-1, 1, _CHUNK))[:, 0].argmax(dim=-1, keepdim=True)
-    return top, chunk * _CHUNK + inside
+    inside = chunks.gather(1, chunk[:, :, None].expand(-1, 1, CHUNK))[:, 0].argmax(dim=-1, keepdim=True)
+    return top, chunk * CHUNK + inside
 
 
-def inverse_cdf(weights: Tensor, uniforms: Tensor) -> Tensor:
-    """Draw an index per row in proportion to weights [n, V] >= 0, by uniforms [n] float64 in [0, 1). Returns [n]."""
-    count, size = weights.shape
-    padded = F.pad(weights, (0, -size % _CHUNK)) if size % _CHUNK else weights
-    chunks = padded.view(count, -1, _CHUNK)
-    ends = chunks.sum(dim=-1).double().cumsum(dim=-1)
-    target = (uniforms * ends[:, -1])[:, None]
-    # right=True: a target that equals an end belongs to the next chunk, so a chunk of no weight is never chosen.
-    chunk = torch.searchsorted(ends, target, right=True).clamp_(max=ends.shape[1] - 1)
-    before = torch.where(chunk > 0, ends.gather(1, (chunk - 1).clamp_(min=0)), 0.0)
-    inside = chunks.gather(1, chunk[:, :, None].expand(-1, 1, _CHUNK))[:, 0].double().cumsum(dim=-1)
-    # The chunk's float64 sum may exceed its float32 one by rounding; scaling by the former keeps the draw inside.
-    span = ends.gather(1, chunk) - before
-    within = (target - before) / span * inside[:, -1:]
-    token = torch.searchsorted(inside, within, right=True)
-    last = (inside < inside[:, -1:]).sum(dim=-1, keepdim=True)
-    return (chunk * _CHUNK + torch.minimum(token, last))[:, 0]
-
-
-def _truncate(logits: Tensor, top_k: int, top_p: float) -> Tensor:
+def truncate(logits: Tensor, top_k: int, top_p: float) -> Tensor:
     """Set everything outside the top k, then outside the nucleus of mass `top_p`, to -inf.
 
     The token that crosses `top_p` is kept (Holtzman et al. 2020; transformers does the same). Ties at rank k are kept.

@@ -1,4 +1,4 @@
-"""How a semi-autoregressive sampler divides T steps and L positions into blocks. Arithmetic only: no data, no torch."""
+"""How samplers divide T steps and L positions: into blocks, and into tokens per step. Arithmetic only: no data."""
 
 from __future__ import annotations
 
@@ -13,6 +13,28 @@ def transfer_counts(block_length: int, steps: int) -> list[int]:
     """
     base, extra = divmod(block_length, steps)
     return [base + (step < extra) for step in range(steps)]
+
+
+def transfer_counts_by_time(masks: int, steps: int, epsilon: float = 1e-3) -> list[int]:
+    """How many of `masks` masked positions each of `steps` steps commits when the count follows the time (Dream).
+
+    Between the times t > s of a grid from 1 down to epsilon, int(left (1 - s/t)) of those left are committed; the last
+    step takes all. So T = L does not mean one token a step:
+
+    >>> transfer_counts_by_time(8, 8)
+    [0, 1, 1, 1, 1, 1, 1, 2]
+
+    The arithmetic is float32 like the sampler's: where left (1 - s/t) is close to an integer, rounding decides.
+    """
+    # Imported here: reading a suite needs this module, but not torch.
+    from .noise import time_grid
+
+    grid = time_grid(steps, epsilon)
+    counts: list[int] = []
+    for step in range(steps - 1):
+        left = masks - sum(counts)
+        counts.append(int(left * (1 - grid[step + 1] / grid[step])))
+    return [*counts, masks - sum(counts)]
 
 
 def steps_per_block(length: int, steps: int, block_length: int) -> int:

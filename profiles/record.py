@@ -25,13 +25,34 @@ class Stored(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class CommitSchedule(Stored):
+    """How many positions each step commits, row by row, and where that was taken from (its name in a cell's key)."""
+
+    source: str
+    rows: tuple[tuple[int, ...], ...]
+
+
 class Decode(Stored):
-    """Decode settings. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep the whole vocabulary."""
+    """Decode settings. `temperature` 0 is greedy; `top_k` 0 and `top_p` 1 keep the whole vocabulary.
+
+    The rest belongs to single systems and is described at `models.generator.Settings`; None is the system's default.
+    """
 
     temperature: float = Field(default=0.0, ge=0, le=100)
     top_k: int = Field(default=0, ge=0)
     top_p: float = Field(default=1.0, gt=0, le=1)
     remasking: Literal["low_confidence", "random"] = "low_confidence"
+    sampler: str | None = None
+    threshold: float | None = Field(default=None, ge=0, le=1)
+    factor: float | None = Field(default=None, gt=0)
+    entropy_bound: float | None = Field(default=None, gt=0)
+    commit_schedule: CommitSchedule | None = None
+    cfg_scale: float = Field(default=0.0, ge=0)
+    position_temperature: float = Field(default=0.0, ge=0)
+    epsilon: float | None = Field(default=None, gt=0, lt=1)
+    draw: Literal["exact", "gumbel64", "gumbel32"] = "exact"
+    suppress_mask: bool = True
+    idle_steps: Literal["skip", "run"] = "skip"
 
 
 class Cell(Stored):
@@ -49,7 +70,7 @@ class Cell(Stored):
     kv_dtype: str | None = None
     engine: str = "eager"
     attention: str = "auto"
-    cache: str | None = None
+    cache: Literal["none", "prefix", "dual", "kv"] | None = None
     decode: Decode = Decode()
     length_policy: LengthPolicy = "fixed"
 
@@ -71,6 +92,17 @@ class Cell(Stored):
             ("top_k", self.decode.top_k, 0),
             ("top_p", self.decode.top_p, 1.0),
             ("remasking", self.decode.remasking, "low_confidence"),
+            ("sampler", self.decode.sampler, None),
+            ("threshold", self.decode.threshold, None),
+            ("factor", self.decode.factor, None),
+            ("entropy_bound", self.decode.entropy_bound, None),
+            ("schedule", self.decode.commit_schedule and self.decode.commit_schedule.source, None),
+            ("cfg", self.decode.cfg_scale, 0.0),
+            ("position_temperature", self.decode.position_temperature, 0.0),
+            ("epsilon", self.decode.epsilon, None),
+            ("draw", self.decode.draw, "exact"),
+            ("suppress_mask", self.decode.suppress_mask, True),
+            ("idle_steps", self.decode.idle_steps, "skip"),
             ("policy", self.length_policy, "fixed"),
         ]
         shown = ",".join(f"{name}={value}" for name, value, default in axes if value is not None and value != default)

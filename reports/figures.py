@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..profiles.store import StoredRun
+from .fig_blocks import blocks_figure
 from .fig_crossover import crossover_figure
 from .fig_sweeps import batch_figure, length_figure, steps_figure
 from .fig_time_split import time_split_figure
@@ -21,6 +22,7 @@ DRAWN = (
     steps_figure,
     length_figure,
     batch_figure,
+    blocks_figure,
     crossover_figure,
     time_to_k_figure,
     time_split_figure,

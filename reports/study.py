@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby
 
+from ..models.names import BD3LM, BLOCK_DIFFUSION, SDAR
 from ..profiles.record import Measurement, Trial, Value
 from ..profiles.store import StoredRun
 from .format import format_number, interval_sentence
 from .plain import plain
 
 Shape = tuple[str, int, int, int]  # (pair, prompt length, length, batch), as Cell.shape
+BLOCK_SYSTEMS = (BLOCK_DIFFUSION, SDAR, BD3LM)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +38,17 @@ class Point:
 
     @property
     def steps(self) -> int:
-        """T; 0 for AR."""
-        return self.measurement.cell.steps or 0
+        """T; for a rule that has none its forwards; 0 for AR."""
+        cell = self.measurement.cell
+        if cell.side == "ar" or cell.steps is not None:
+            return cell.steps or 0
+        forwards = self.measurement.metrics.get("nfe")
+        return max(1, round(forwards.value)) if forwards is not None and forwards.value else cell.length
+
+    @property
+    def block(self) -> int:
+        """The block length; 0 where the cell has none of its own: AR, a whole canvas, a network's own."""
+        return self.measurement.cell.block_length or 0
 
     @property
     def side(self) -> str:
@@ -94,6 +105,13 @@ class Study:
         """The diffusion points at a shape, most steps first."""
         found = [point for (at, steps), point in self._best.items() if at == shape and steps]
         return tuple(sorted(found, key=lambda point: -point.steps))
+
+    def blocks(self, shape: Shape) -> tuple[Point, ...]:
+        """The measured cells of block diffusion at a shape, fastest first; several share a T."""
+        measured = (m for m in self.stored.measurements if m.status == "ok" and m.cell.shape == shape)
+        blocked = (Point(m) for m in measured if m.cell.generator in BLOCK_SYSTEMS and m.cell.block_length)
+        found = [point for point in blocked if point.value("latency_s")]
+        return tuple(sorted(found, key=lambda point: point.number("latency_s")))
 
     def points(self, shape: Shape) -> tuple[Point, ...]:
         """AR first, then diffusion from most steps to fewest."""

@@ -274,10 +274,10 @@ def test_a_checkpoint_is_decoded_both_ways(tmp_path: Path) -> None:
 
     from dlmbench.models.checkpoints import save_checkpoint
     from dlmbench.models.pairs import load_pair
-    from dlmbench.models.weights import random_backbone
+    from dlmbench.models.weights import random_network
 
     config = load_pair("small").ar.backbone.model_copy(update={"num_hidden_layers": 1})
-    save_checkpoint(random_backbone(config, 0, torch.float32, "cpu"), tmp_path / "trained")
+    save_checkpoint(random_network(config, 0, torch.float32, "cpu"), tmp_path / "trained")
     options = replace(TINY, weights=str(tmp_path / "trained"), prompt_length=0)
     documents: list[dict[str, Any]] = []
     text = printed(lambda console: documents.append(run_demo(options, console)), width=200)

@@ -172,6 +172,14 @@ FULL = RunOptions(
     target_ci=0.1,
     budget_s=60.0,
     foreign_limit=0.5,
+    samplers=("entropy",),
+    caches=("dual",),
+    threshold=0.9,
+    factor=1.5,
+    entropy_bound=0.1,
+    commit_schedule="constant:2",
+    cfg_scale=1.5,
+    decode=("draw=gumbel64", "suppress_mask=false"),
     out=Path("/some/out"),
 )
 

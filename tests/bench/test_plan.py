@@ -43,17 +43,17 @@ def write_weights(folder: Path, **changes: Any) -> Path:
     import torch
 
     from dlmbench.models.checkpoints import save_checkpoint
-    from dlmbench.models.weights import random_backbone
+    from dlmbench.models.weights import random_network
 
     config = load_pair("small").ar.backbone.model_copy(update=changes)
-    save_checkpoint(random_backbone(config, 0, torch.float32, "cpu"), folder)
+    save_checkpoint(random_network(config, 0, torch.float32, "cpu"), folder)
     return folder
 
 
 def test_a_plan_of_the_lesson() -> None:
     plan = make_plan(options())
     assert plan.trials == 6 * 5
-    assert (plan.device, plan.threads, plan.weights) == ("cpu", 1, "random")
+    assert (plan.device, plan.threads, plan.pairs["small"].ar.weights) == ("cpu", 1, "random")
     assert plan.unfit == {}
     assert plan.blockwise == frozenset()
     assert plan.prompts_path is None

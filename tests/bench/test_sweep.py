@@ -39,7 +39,7 @@ def job(folder: Path, processes: int = 2, **grid: Any) -> Job:
     pairs = {name: load_pair(name) for name in table["pairs"]}
     pairings = tuple(expand(suite, pairs, "cpu"))
     return Job(
-        suite=suite, pairings=pairings, pairs=pairs, weights="random", device="cpu", threads=1, prompts=None,
+        suite=suite, pairings=pairings, pairs=pairs, device="cpu", threads=1, prompts=None,
         tokenizer=None, folder=folder,
     )  # fmt: skip
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from dlmbench.models.backbone import Backbone
 from dlmbench.models.config import BackboneConfig
 from dlmbench.models.generator import Generator, Request, Settings
-from dlmbench.models.weights import random_backbone
+from dlmbench.models.weights import random_network
 
 VOCABULARY = 61
 TINY = {
@@ -76,7 +76,7 @@ def make_network() -> Callable[..., Backbone]:
     """A function from changes of the tiny config to a network whose logits are far from uniform."""
 
     def make(device: str = "cpu", **changes: Any) -> Backbone:
-        network = random_backbone(BackboneConfig(**(TINY | changes)), 3, torch.float32, "cpu")
+        network = random_network(BackboneConfig(**(TINY | changes)), 3, torch.float32, "cpu")
         random = torch.Generator().manual_seed(4)
         for parameter in network.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=random), alpha=0.2)

@@ -19,7 +19,7 @@ from transformers import (
 
 from dlmbench.models.backbone import Backbone
 from dlmbench.models.cache import KVCache
-from dlmbench.models.checkpoints import load_backbone
+from dlmbench.models.checkpoints import load_network
 from dlmbench.models.config import Attention
 
 SIZES: dict[str, Any] = {
@@ -74,7 +74,7 @@ def path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def ours(path: Path) -> Backbone:
-    network = load_backbone(path, torch.float32, "cpu")
+    network = load_network(path, torch.float32, "cpu")
     network.rotary(LENGTH)
     return network
 
@@ -169,7 +169,7 @@ def test_half_precision_is_as_close_to_float32_as_transformers_is(
 ) -> None:
     exact = theirs(ids).logits
     low: PreTrainedModel = AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
-    network = load_backbone(path, dtype, "cpu")
+    network = load_network(path, dtype, "cpu")
     network.rotary(LENGTH)
     found = logits(network, ids)
     assert found.dtype is dtype

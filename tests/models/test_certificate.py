@@ -34,7 +34,7 @@ def test_a_matched_pair_is_equal_but_for_what_it_compares(name: str) -> None:
 
 
 def test_llada_against_llama_by_hand() -> None:
-    found = lines(load_pair("8b-llada"), rows=1, q_len=256)
+    found = lines(load_pair("llada-8b"), rows=1, q_len=256)
 
     # Vocabulary 126,464 for 128,256; embedding and head are 4,096 wide: 2 x 4096 x -1,792 = -14,680,064 parameters.
     total = found["total parameters"]
@@ -109,4 +109,4 @@ def test_rope_scalings_that_differ_are_not_called_equal() -> None:
     scaling = pair.ar.backbone.rope_scaling
     assert scaling is not None
     other = changed(pair, rope_scaling=scaling.model_copy(update={"low_freq_factor": 2.0}))
-    assert lines(other)["RoPE scaling"].verdict == "differs"
+    assert lines(other)["positions"].verdict == "differs"

@@ -19,10 +19,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM, Qw
 from dlmbench import InputError
 from dlmbench.models import checkpoints
 from dlmbench.models.backbone import Backbone
-from dlmbench.models.checkpoints import load_backbone, read_config, resolve, save_checkpoint
+from dlmbench.models.checkpoints import load_network, read_config, resolve, save_checkpoint
 from dlmbench.models.config import BackboneConfig, Llama3Rope
 from dlmbench.models.hf_config import from_hf
-from dlmbench.models.weights import random_backbone
+from dlmbench.models.weights import random_network
 
 SIZES: dict[str, Any] = {
     "vocab_size": 61,
@@ -67,7 +67,7 @@ def sharded(tmp_path: Path) -> Path:
 
 
 def load(path: Path, dtype: torch.dtype = torch.float32) -> Backbone:
-    return load_backbone(path, dtype, "cpu")
+    return load_network(path, dtype, "cpu")
 
 
 def edit_config(path: Path, **changes: object) -> None:
@@ -257,7 +257,7 @@ def test_a_missing_config_is_refused(tmp_path: Path) -> None:
 
 def test_every_tensor_lands_in_its_rows(original: Path) -> None:
     stored = load_file(original / "model.safetensors")
-    network = load_backbone(original, torch.float32, "cpu")
+    network = load_network(original, torch.float32, "cpu")
     ours = network.state_dict()
     first = "model.layers.1.self_attn."
     fused = torch.cat([stored[first + f"{name}_proj.weight"] for name in "qkv"])
@@ -290,7 +290,7 @@ def test_float64_and_half_checkpoints_load(folder: Path) -> None:
 def test_a_tied_checkpoint_may_repeat_its_embedding(folder: Path) -> None:
     edit_config(folder, tie_word_embeddings=True)
     edit_tensors(folder, lambda t: t.update({"lm_head.weight": t["model.embed_tokens.weight"].clone()}))
-    network = load_backbone(folder, torch.bfloat16, "cpu")
+    network = load_network(folder, torch.bfloat16, "cpu")
     assert network.head.weight is network.embedding
 
     edit_tensors(folder, lambda t: t["lm_head.weight"][3].add_(1))
@@ -463,7 +463,7 @@ def config(**changes: Any) -> BackboneConfig:
     ],
 )
 def test_transformers_loads_what_we_save(tmp_path: Path, shape: BackboneConfig, architecture: str) -> None:
-    network = random_backbone(shape, 1, torch.float32, "cpu")
+    network = random_network(shape, 1, torch.float32, "cpu")
     for parameter in network.parameters():
         parameter.add_(torch.rand_like(parameter), alpha=0.3)
     save_checkpoint(network, tmp_path / "new" / "folder")
@@ -477,13 +477,13 @@ def test_transformers_loads_what_we_save(tmp_path: Path, shape: BackboneConfig, 
     ours = network.logits(network.trunk(ids, mask="causal"))
     torch.testing.assert_close(ours, model(ids).logits.detach(), atol=1e-5, rtol=1e-5)
 
-    again = load_backbone(tmp_path / "new" / "folder", torch.float32, "cpu")
+    again = load_network(tmp_path / "new" / "folder", torch.float32, "cpu")
     assert again.config == shape
     assert all(torch.equal(again.state_dict()[name], tensor) for name, tensor in network.state_dict().items())
 
 
 def test_the_saved_dtype_is_the_networks(tmp_path: Path) -> None:
-    save_checkpoint(random_backbone(config(), 0, torch.bfloat16, "cpu"), tmp_path)
+    save_checkpoint(random_network(config(), 0, torch.bfloat16, "cpu"), tmp_path)
     assert AutoModelForCausalLM.from_pretrained(tmp_path, dtype="auto").dtype is torch.bfloat16
 
 
@@ -496,7 +496,7 @@ def test_the_saved_dtype_is_the_networks(tmp_path: Path) -> None:
 )
 def test_features_that_no_architecture_has_are_not_saved(tmp_path: Path, shape: BackboneConfig, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        save_checkpoint(random_backbone(shape, 0, torch.float32, "cpu"), tmp_path / "new")
+        save_checkpoint(random_network(shape, 0, torch.float32, "cpu"), tmp_path / "new")
     assert not (tmp_path / "new").exists()
 
 
@@ -509,14 +509,14 @@ def test_a_failed_save_leaves_the_folder_as_it_was(folder: Path, monkeypatch: py
 
     monkeypatch.setattr(checkpoints, "save_file", full_disk)
     with pytest.raises(OSError, match="no space left"):
-        save_checkpoint(random_backbone(config(), 0, torch.float32, "cpu"), folder)
+        save_checkpoint(random_network(config(), 0, torch.float32, "cpu"), folder)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
 
 def test_a_file_in_the_folders_place_is_refused(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("x")
     with pytest.raises(InputError, match="is a file, expected a folder"):
-        save_checkpoint(random_backbone(config(), 0, torch.float32, "cpu"), tmp_path / "taken")
+        save_checkpoint(random_network(config(), 0, torch.float32, "cpu"), tmp_path / "taken")
 
 
 # --- references ------------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from dlmbench.models.checkpoints import save_checkpoint
 from dlmbench.models.config import BackboneConfig
 from dlmbench.models.generator import Costed, Generator, Request, Settings, Shape
 from dlmbench.models.hf_generate import Cache, HFGenerate
-from dlmbench.models.weights import random_backbone
+from dlmbench.models.weights import random_network
 
 ROWS, PROMPT, LENGTH = 3, 5, 8
 GREEDY = Settings()
@@ -39,7 +39,7 @@ def config(**changes: Any) -> BackboneConfig:
 
 
 def network(**changes: Any) -> Backbone:
-    backbone = random_backbone(config(**changes), 3, torch.float32, "cpu")
+    backbone = random_network(config(**changes), 3, torch.float32, "cpu")
     for parameter in backbone.parameters():
         parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(4)), alpha=0.2)
     backbone.rotary(64)

@@ -8,6 +8,7 @@ import pytest
 
 from dlmbench import InputError
 from dlmbench.models.pairs import Pair, load_pair, pair_names
+from dlmbench.models.systems import System
 
 BACKBONE = """
 [backbone]
@@ -29,7 +30,7 @@ def write(folder: Path, text: str) -> str:
 
 def test_shipped_pairs_load_and_come_smallest_first() -> None:
     names = pair_names()
-    assert {"small", "5m", "gpt2-size", "1b", "8b", "8b-llada"} <= set(names)
+    assert {"small", "5m", "gpt2-size", "1b", "8b", "llada-8b"} <= set(names)
     pairs = [load_pair(name) for name in names]
     assert [pair.name for pair in pairs] == names
     sizes = [pair.ar.backbone.total_parameters for pair in pairs]
@@ -48,8 +49,8 @@ def test_shipped_pairs_load_and_come_smallest_first() -> None:
         # Counts of the published checkpoints' tensors (Hugging Face: Meta-Llama-3-8B, Llama-3.2-1B; LLaDA-8B-Base).
         ("8b", "ar", 8_030_261_248),
         ("8b", "diffusion", 8_030_261_248),
-        ("8b-llada", "ar", 8_030_261_248),
-        ("8b-llada", "diffusion", 8_015_581_184),
+        ("llada-8b", "ar", 8_030_261_248),
+        ("llada-8b", "diffusion", 8_015_581_184),
         ("1b", "ar", 1_235_814_400),
         ("1b", "diffusion", 1_235_814_400),
     ],
@@ -73,7 +74,7 @@ def test_the_matched_pairs_differ_in_the_decoding_only(name: str) -> None:
 
 
 def test_llada_has_an_mlp_and_a_vocabulary_of_its_own() -> None:
-    pair = load_pair("8b-llada")
+    pair = load_pair("llada-8b")
     changed = {
         key: value
         for key, value in pair.diffusion.backbone.model_dump().items()
@@ -104,15 +105,18 @@ def test_a_file_of_ones_own(tmp_path: Path) -> None:
 
 def test_on_a_checkpoint_both_sides_take_its_shape() -> None:
     shape = load_pair("small").ar.backbone
-    moved = load_pair("8b-llada").on_checkpoint("mine", shape)
+    moved = load_pair("llada-8b").on_checkpoint("mine", System("qwen3", shape, "hf", "masked-diffusion"), "/a/folder")
     assert isinstance(moved, Pair)
     assert moved.name == "mine"
     assert moved.ar.backbone == moved.diffusion.backbone == shape
     assert (moved.ar.generator, moved.diffusion.generator) == ("ar", "masked-diffusion")
+    assert (moved.ar.weights, moved.diffusion.weights) == ("/a/folder", "/a/folder")
+    dream = load_pair("small").on_checkpoint("mine", System("dream", shape, "hf", "dream"), "/a/folder")
+    assert dream.diffusion.generator == "dream", "a checkpoint of a system is decoded as that system does"
 
 
 def test_an_unknown_name_lists_the_choices() -> None:
-    with pytest.raises(InputError, match=r"pair '9b' is unknown; choose from .*8b-llada.*small"):
+    with pytest.raises(InputError, match=r"pair '9b' is unknown; choose from .*llada-8b.*small"):
         load_pair("9b")
 
 
@@ -133,7 +137,7 @@ def test_only_names_are_names(name: str) -> None:
         (BACKBONE.replace("= 12", '= "wide"'), r"backbone\.intermediate_size \(ar side\): .*integer.*found 'wide'"),
         (BACKBONE.replace("key_value_heads = 2", "key_value_heads = 3"), r"must be a multiple of num_key_value_heads"),
         (BACKBONE + "[diffusion.backbone]\nhead_dim = 3\n", r"\(diffusion side\): .*head_dim \(3\) must be even"),
-        (BACKBONE + "[ar]\nengine = 1\n", r"ar\.engine: unknown key; expected generator or backbone"),
+        (BACKBONE + "[ar]\nengine = 1\n", r"ar\.engine: unknown key; expected generator, hub or backbone"),
         (BACKBONE + "[ar]\nbackbone = 3\n", r"ar\.backbone: expected a table"),
         ("ar = 3\n" + BACKBONE, r"ar: expected a table, found 3"),
         ("colour = 3\n" + BACKBONE, r"colour: Extra inputs are not permitted"),

@@ -155,7 +155,7 @@ def test_a_module_that_fails_is_refused_like_a_file(tmp_path: Path, monkeypatch:
 
 @pytest.mark.parametrize("name", ["banana", "", ":make"])
 def test_an_unknown_name_lists_the_choices(name: str) -> None:
-    with pytest.raises(InputError, match=r"is unknown; choose from ar, masked-diffusion, hf, hf-static.*FILE\.py:FACT"):
+    with pytest.raises(InputError, match=r"is unknown; choose from ar, masked-diffusion, llada,.* hf, hf-static.*FILE\.py:FACT"):
         build(name, context())
 
 
@@ -182,4 +182,4 @@ def test_an_engine_that_cannot_run_here_is_refused_before_weights_are_made(name:
     here = context(engine="cudagraph")
     with pytest.raises(InputError, match="needs a CUDA device"):
         build(name, here)
-    assert here._networks == []
+    assert here._networks == {}

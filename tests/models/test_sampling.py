@@ -15,7 +15,8 @@ from torch import Tensor
 
 from dlmbench import InputError
 from dlmbench.models.generator import Settings
-from dlmbench.models.sampling import choose, inverse_cdf
+from dlmbench.models.draws import inverse_cdf
+from dlmbench.models.sampling import choose
 
 CHUNK = 512  # a multiple of any chunk that a two-level search would take: around it, one can go wrong
 SIZES = [1, 2, 3, 127, 128, 129, 511, 512, 513, 1024, 1500]

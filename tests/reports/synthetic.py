@@ -42,11 +42,16 @@ _STUDENT_T_4 = 2.776  # 97.5th percentile, four degrees of freedom
 
 
 def synthetic_run(
-    folder: Path, pair: str = "small", message: str = "out of memory: wanted 9.1 GB", processes: int = PROCESSES
+    folder: Path,
+    pair: str = "small",
+    message: str = "out of memory: wanted 9.1 GB",
+    processes: int = PROCESSES,
+    blocks: tuple[int, ...] = (),
 ) -> StoredRun:
     """Write run.json, trials.jsonl and measurements.jsonl under `folder` and read them back.
 
     `pair` and `message` (a failed cell's reason and a warning) let a test put hostile text where users' text goes.
+    With `blocks`, L = 16 at batch 1 has block diffusion too, at these block lengths and 1, 2 and 4 tokens a step.
     """
     folder.mkdir(parents=True, exist_ok=True)
     noise = random.Random(7)
@@ -55,7 +60,7 @@ def synthetic_run(
     plan = []
     for length in LENGTHS:
         for batch in BATCHES:
-            cells = _cells(pair, length, batch)
+            cells = _cells(pair, length, batch) + (_blocked(pair, blocks) if (length, batch) == (16, 1) else ())
             plan.append(cells)
             rounds = 2 if (length, batch) == (16, 8) else processes
             shape_trials = [
@@ -106,6 +111,16 @@ def _cells(pair: str, length: int, batch: int) -> tuple[Cell, ...]:
     )
 
 
+def _blocked(pair: str, blocks: tuple[int, ...]) -> tuple[Cell, ...]:
+    base = Cell(pair=pair, side="diffusion", generator="block-diffusion", length=16)
+    return tuple(
+        base.model_copy(update={"steps": 16 // tokens, "block_length": block})
+        for tokens in (1, 2, 4)
+        for block in blocks
+        if block >= tokens
+    )
+
+
 def _outcome(cell: Cell, message: str) -> tuple[str, Reason | None]:
     if (cell.length, cell.batch) != (256, 8) or cell.side == "ar":
         return "ok", None
@@ -151,12 +166,16 @@ def _trial(cell: Cell, process: int, order: int, noise: random.Random, message: 
 
 
 def _nfe(cell: Cell) -> int:
-    """AR: the prefill gives the first token, then one forward a token. Diffusion: T denoising steps, no prefill."""
+    """AR: the prefill gives the first token, then one forward a token. Diffusion: T denoising steps, no prefill; block
+    diffusion also stores every block but the last."""
+    if cell.generator == "block-diffusion":
+        return (cell.steps or 0) + cell.length // (cell.block_length or 1) - 1
     return cell.length if cell.side == "ar" else cell.steps or 0
 
 
 def _forward_s(cell: Cell) -> float:
-    rows_tokens = cell.batch * (1 if cell.side == "ar" else cell.length + cell.prompt_length)
+    queries = cell.block_length if cell.generator == "block-diffusion" else cell.length + cell.prompt_length
+    rows_tokens = cell.batch * (1 if cell.side == "ar" else queries or 1)
     return _OVERHEAD_S + _TOKEN_S * rows_tokens
 
 

@@ -28,15 +28,16 @@ HOSTILE = "<script>alert(1)</script></svg>\"'$\\frac$ \x1b[31mred\u202e"
 
 
 @pytest.fixture(scope="module")
-def drawn(study: StoredRun, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Figure], Path]:
+def drawn(synthetic_run: Synthetic, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Figure], Path]:
     folder = tmp_path_factory.mktemp("figures")
-    return write_figures(study, folder), folder
+    return write_figures(synthetic_run(folder / "run", blocks=(1, 4, 16)), folder), folder
 
 
 def test_every_figure_is_a_png_and_svg_with_words(drawn: tuple[list[Figure], Path]) -> None:
     figures, folder = drawn
     assert {f.name for f in figures} == {
-        "timeline", "wall_clock", "over_steps", "over_length", "over_batch", "crossover", "time_to_k", "time_split",
+        "timeline", "wall_clock", "over_steps", "over_length", "over_batch", "blocks", "crossover", "time_to_k",
+        "time_split",
     }  # fmt: skip
     for figure in figures:
         assert figure.skipped is None
@@ -224,7 +225,7 @@ def test_missing_intervals_and_levels_are_drawn_without_them(study: StoredRun, t
         for m in study.measurements
     )
     figures = write_figures(replace(study, measurements=point_only), tmp_path)
-    assert all(f.skipped is None for f in figures)
+    assert all(f.skipped is None for f in figures if f.name != "blocks")
     assert "No intervals were recorded." in next(f.caption for f in figures if f.name == "wall_clock")
 
 

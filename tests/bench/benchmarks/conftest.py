@@ -141,9 +141,9 @@ def network() -> Callable[[str], Backbone]:
         import torch
 
         from dlmbench.models.pairs import load_pair
-        from dlmbench.models.weights import random_backbone
+        from dlmbench.models.weights import random_network
 
-        made = random_backbone(load_pair(pair).ar.backbone, 0, torch.float32, "cpu")
+        made = random_network(load_pair(pair).ar.backbone, 0, torch.float32, "cpu")
         # As drawn, the embedding outshines the layers and every greedy token repeats the one before it: no check of
         # anything. Four times as large, the layers speak, and the best logit still leads by far more than rounding.
         for name, parameter in made.named_parameters():

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from dlmbench import InputError
 from dlmbench.models.backbone import Backbone
-from dlmbench.models.checkpoints import pieces
+from dlmbench.models.layouts import pieces
 from dlmbench.models.costs import Cost
 from dlmbench.models.generator import Observer, Request, Settings, Shape, Side
 
