@@ -63,7 +63,9 @@ def _print_json(document: Any) -> None:
 
 @app.command()
 def run(
-    suite: Annotated[str | None, typer.Argument(help="lesson, quick (default), standard, ci, or a .toml file.")] = None,
+    suite: Annotated[
+        str | None, typer.Argument(help="lesson, quick (default), standard, continuum, ci, or a .toml.")
+    ] = None,
     pair: Annotated[str | None, typer.Option(help="Pairs, comma-separated, or .toml files.")] = None,
     lengths: Annotated[str | None, typer.Option(help="New tokens per row, L: 16,64,256.")] = None,
     steps: Annotated[str | None, typer.Option(help="Denoising steps, T: L,L/4,16.")] = None,

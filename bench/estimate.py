@@ -53,7 +53,8 @@ def memory_b(cell: Cell, pair: Pair, device: str) -> int:
     else:
         block = cell.block_length or cell.length
         live = rows * (positions * per_position + block * config.vocab_size * width) + (16 << 20)
-        if cell.generator == SPECULATIVE and pair.ar.backbone != pair.diffusion.backbone:
+        one = (pair.ar.backbone, pair.ar.weights) == (pair.diffusion.backbone, pair.diffusion.weights)
+        if cell.generator == SPECULATIVE and not one:
             weights += pair.ar.backbone.weight_bytes(cell.dtype)
     return int(weights + cache + live + _PROCESS_B["cuda" if device.startswith("cuda") else "cpu"])
 

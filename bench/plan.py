@@ -125,6 +125,8 @@ def with_weights(pair: Pair, reference: str) -> Pair:
         name, _, value = part.partition("=")
         if name not in _SIDES or not value:
             raise InputError(f"--weights {reference!r}: expected ar=CHECKPOINT,diffusion=CHECKPOINT or one of the two")
+        if name in wanted:
+            raise InputError(f"--weights {reference!r}: names the {name} side twice; give one checkpoint for each")
         wanted[_SIDES[_SIDES.index(name)]] = value
     for side, value in wanted.items():
         if value != RANDOM:

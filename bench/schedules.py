@@ -43,12 +43,14 @@ class ScheduleFile(BaseModel):
 @dataclass(frozen=True, slots=True)
 class Frame:
     """What a schedule must fit: L, the block length and T. `aligned_from` positions precede the first token in blocks
-    that are aligned to position 0 (0: blocks begin with the first token)."""
+    that are aligned to position 0 (0: blocks begin with the first token). `opening` says that a block's first forward
+    commits one position whatever is asked (Dream's blocks with a cache)."""
 
     aligned_from: int
     length: int
     block_length: int
     steps: int = 1
+    opening: bool = False
 
     @property
     def blocks(self) -> list[int]:
@@ -67,7 +69,12 @@ def even_schedule(frame: Frame) -> CommitSchedule:
     """T spread over the blocks and each block's tokens over its steps, as evenly as can be: the data plays no part."""
     blocks = frame.blocks
     each = -(-frame.steps // len(blocks))
-    rows = [count for size in blocks for count in transfer_counts(size, min(each, size))]
+    rows: list[int] = []
+    for size in blocks:
+        rest = size - frame.opening
+        rows += [1] * frame.opening
+        if rest:
+            rows += transfer_counts(rest, min(max(each - frame.opening, 1), rest))
     return CommitSchedule(source="even", rows=(tuple(rows),))
 
 
@@ -89,7 +96,9 @@ def read_schedule(reference: str, frame: Frame) -> CommitSchedule:
 def constant_rows(frame: Frame, count: int) -> tuple[int, ...]:
     """`count` tokens a step; the last step of a block takes what is left of it."""
     counts: list[int] = []
-    for block in frame.blocks:
+    for size in frame.blocks:
+        block = size - frame.opening
+        counts += [1] * frame.opening
         counts += [count] * (block // count) + ([block % count] if block % count else [])
     return tuple(counts)
 
@@ -177,7 +186,10 @@ def _fitting(path: Path, found: ScheduleFile, frame: Frame) -> CommitSchedule:
             f"{path}: recorded at L={found.length}, block {found.block_length}, asked for L={frame.length}, block "
             f"{frame.block_length}; record one with these"
         )
-    wrong = [sum(row) for row in found.rows if sum(row) != frame.length or min(row) < 0]
+    if any(count < 0 for row in found.rows for count in row):
+        least = min(min(row) for row in found.rows if row)
+        raise InputError(f"{path}: rows: a step commits {least} tokens, expected 0 or more")
+    wrong = [sum(row) for row in found.rows if sum(row) != frame.length]
     if wrong or not found.rows:
         raise InputError(f"{path}: rows: a row commits {wrong[0] if wrong else 0} tokens, expected L={frame.length}")
     digest = hashlib.sha256(json.dumps(found.rows).encode()).hexdigest()[:8]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -18,13 +19,14 @@ from ..models.architecture import Config
 from ..models.names import (
     BUILT_IN,
     DIFFUSION_GEMMA,
+    DREAM,
+    DREAM_BLOCK,
     GPT2,
     HF_DYNAMIC,
     HF_STATIC,
     RANDOM,
     SPECULATIVE,
     TIMELESS_SAMPLERS,
-    BuiltIn,
 )
 from ..models.pairs import Pair
 from ..models.plugins import side_of
@@ -77,6 +79,7 @@ class Exclusion(BaseModel):
     prompt_length: int | None = None
     block_length: int | None = None
     side: Literal["ar", "diffusion"] | None = None
+    generator: str | None = None
     engine: str | None = None
 
     @model_validator(mode="after")
@@ -271,27 +274,26 @@ def _cells(grid: Grid, pair: Pair, prompt: int, length: int, batch: int, dtype: 
             if side == "ar":
                 yield Cell(**base, decode=Decode(**drawn))
                 continue
-            for axes in _diffusion_axes(
-                grid, generator, prompt, length, pair.diffusion.backbone, pair.diffusion.weights
-            ):
+            for axes in _diffusion_axes(grid, generator, prompt, length, pair):
                 axes["decode"] = Decode(**drawn, **axes["decode"])
                 yield Cell(**base, **axes)
 
 
-def _diffusion_axes(
-    grid: Grid, generator: str, prompt: int, length: int, shape: Config, weights: str
-) -> Iterator[dict[str, Any]]:
+def _diffusion_axes(grid: Grid, generator: str, prompt: int, length: int, pair: Pair) -> Iterator[dict[str, Any]]:
     """T, block length, cache and decode settings of every diffusion cell of one generator.
 
     Raises InputError for a sampler, cache or block length that does not fit the generator.
     """
-    entry = BUILT_IN.get(generator)
+    entry, shape = BUILT_IN.get(generator), pair.diffusion.backbone
+    # A draft is accepted by both models.
+    sources = (pair.ar.weights, pair.diffusion.weights) if generator == SPECULATIVE else (pair.diffusion.weights,)
+    random = RANDOM in sources
     first = entry.samplers[0] if entry is not None and entry.samplers else ""
     for sampler, cache in itertools.product(grid.samplers or (None,), grid.caches or (None,)):
         if entry is not None:
             _fits("sampler", sampler, entry.samplers, generator)
             _fits("cache", cache, entry.caches, generator)
-        for block, remasking in itertools.product(_blocks(grid, entry, length, shape), grid.remasking):
+        for block, remasking in itertools.product(_blocks(grid, generator, cache, length, shape), grid.remasking):
             native = entry is not None and entry.native_block
             count = len(Frame(prompt, length, block).blocks) if native and not grid.block_lengths else 1
             for steps in _steps(grid, length, sampler or first, count):
@@ -303,7 +305,9 @@ def _diffusion_axes(
                 frame = Frame(prompt if native else 0, length, block, steps or length)
                 if generator == SPECULATIVE:
                     frame = drafted(length)
-                decode["commit_schedule"] = _schedule(grid, generator, weights, frame, decode)
+                if generator == DREAM and cache in ("prefix", "dual"):
+                    frame = replace(frame, opening=True)
+                decode["commit_schedule"] = _schedule(grid, generator, random, frame, decode)
                 yield {
                     "steps": steps,
                     "block_length": None if block == length and not native else block,
@@ -326,12 +330,12 @@ _SPECIAL = (
 
 
 def _schedule(
-    grid: Grid, generator: str, weights: str, frame: Frame, decode: Mapping[str, Any]
+    grid: Grid, generator: str, random: bool, frame: Frame, decode: Mapping[str, Any]
 ) -> CommitSchedule | None:
     """The commit schedule of a cell: the one asked for, or an even one for a data-dependent rule on random weights."""
     if grid.commit_schedule is not None:
         return read_schedule(grid.commit_schedule, frame)
-    if weights != RANDOM or not adaptive(generator, decode):
+    if not random or not adaptive(generator, decode):
         return None
     if generator == SPECULATIVE:
         raise InputError(
@@ -341,11 +345,14 @@ def _schedule(
     return even_schedule(frame)
 
 
-def _blocks(grid: Grid, entry: BuiltIn | None, length: int, shape: Config) -> Sequence[int]:
-    if not grid.block_lengths:
-        native = getattr(shape, "block_size", None) if entry is not None and entry.native_block else None
-        return (native or length,)
-    return tuple(dict.fromkeys(relative(entry, length) for entry in grid.block_lengths))
+def _blocks(grid: Grid, generator: str, cache: str | None, length: int, shape: Config) -> Sequence[int]:
+    if grid.block_lengths:
+        return tuple(dict.fromkeys(relative(entry, length) for entry in grid.block_lengths))
+    if generator == DREAM and cache in ("prefix", "dual"):
+        return (min(DREAM_BLOCK, length),)
+    entry = BUILT_IN.get(generator)
+    native = getattr(shape, "block_size", None) if entry is not None and entry.native_block else None
+    return (native or length,)
 
 
 def _steps(grid: Grid, length: int, sampler: str, blocks: int = 1) -> Sequence[int | None]:

@@ -5,7 +5,7 @@ Each block is denoised as MDLM denoises a canvas: p(x0) is SUBS, a position leav
 network has no say in. Two ways to go through those times:
 
 - `first_hitting` (default): from one leaving to the next (Zheng et al. 2024, "Masked diffusion models are secretly
-  time-agnostic…", section 4). One token a forward, in random order: as many forwards as positions.
+  time-agnostic…"). One token a forward, in random order: as many forwards as positions.
 - `ddpm`: a grid of times, several positions may leave at one of them, and the network's output is used again until
   something does. The forwards are as many as there are different leaving times.
 

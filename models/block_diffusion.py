@@ -174,8 +174,8 @@ def training_mask(length: int, block_length: int, device: torch.device | str = "
     """The mask [2n, 2n] bool that block diffusion is trained under, on n noisy tokens followed by the n clean ones.
 
     A noisy token sees its own noisy block and the clean blocks before it; a clean one sees the clean blocks up to its
-    own. So one forward gives every block the past that it will have when it is decoded (Arriola et al. 2025,
-    section 4 on training). Positions restart with the clean copy.
+    own. So one forward gives every block the past that it will have when it is decoded (Arriola et al. 2025, on
+    efficient training). Positions restart with the clean copy.
     """
     block = torch.arange(length, device=device) // block_length
     own = block[:, None] == block

@@ -21,6 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 CHUNK = 128
+# Entries of a row that a race tries first, and entries that it holds at once: what a CPU's caches hold.
+_LIKELY, _RACED = 128, 1 << 18
 
 
 class Draws(Protocol):
@@ -84,7 +86,52 @@ class RaceDraws:
 
     def tokens(self, weights: Tensor, where: Tensor, window: tuple[int, int]) -> Tensor:
         uniforms = self.source((*window, weights.shape[1])).flatten(0, 1)[where]
-        return weights.div(self.eps - (uniforms + self.eps).log()).argmax(dim=-1)
+        return weights.div(self._times(uniforms)).argmax(dim=-1)
+
+    def of_logits(self, logits: Tensor, temperature: float, where: Tensor, window: tuple[int, int]) -> Tensor:
+        """`tokens` with the weights exp(logits / temperature), in float64, of logits [n, V] in any float dtype.
+
+        On a CPU only the entries that can win are raced: those with a uniform near 1, and, given the best of these,
+        those whose weight alone could beat it with any other uniform.
+        """
+        uniforms = self.source((*window, logits.shape[1])).flatten(0, 1)
+        top = logits.amax(dim=-1, keepdim=True).double()
+        if logits.is_cuda:
+            weights = (logits.double() - top).div_(temperature).exp_()
+            return weights.div_(self._times(uniforms[where].double())).argmax(dim=-1)
+        rows = max(1, _RACED // logits.shape[1])
+        parts = [
+            self._winners(part, best, temperature, uniforms[chosen])
+            for part, best, chosen in zip(logits.split(rows), top.split(rows), where.split(rows), strict=True)
+        ]
+        return torch.cat(parts)
+
+    def _winners(self, logits: Tensor, top: Tensor, temperature: float, uniforms: Tensor) -> Tensor:
+        """`of_logits` of rows that fit the cache."""
+        near = 1 - min(1.0, _LIKELY / logits.shape[1])
+        # No uniform up to `near` arrives before this.
+        least = float(self._times(torch.tensor(near, dtype=torch.float64)))
+
+        def raced(found: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+            row, column = found.nonzero(as_tuple=True)
+            weights = (logits[row, column].double() - top[row, 0]).div_(temperature).exp_()
+            return row, column, weights.div_(self._times(uniforms[row, column].double()))
+
+        row, column, key = raced(uniforms > near)
+        best = key.new_full((len(top),), 0.0).scatter_reduce_(0, row, key, "amax")
+        # In the logits' own dtype, with room for its rounding: one too many is only work.
+        bound = top[:, 0] + temperature * ((best * least).log() - 1e-3)
+        others = raced(logits >= bound.to(logits.dtype)[:, None])
+        row, column, key = (torch.cat(both) for both in zip((row, column, key), others, strict=True))
+        best = best.scatter_reduce_(0, row, key, "amax")
+        ids = torch.zeros(len(top), dtype=torch.int64)
+        won = key == best[row]
+        ids[row[won]] = column[won]
+        return ids
+
+    def _times(self, uniforms: Tensor) -> Tensor:
+        """Arrival times, exponential of rate one."""
+        return self.eps - (uniforms + self.eps).log()
 
     def uniform(self, rows: int, columns: int) -> Tensor:
         return self.source((rows, columns)).double()

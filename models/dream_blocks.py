@@ -93,6 +93,8 @@ class DreamBlocks:
         if request.prompt_mask is not None:
             raise InputError("prompt_mask: padded prompts have no cache; choose cache none, or prompts of one length")
         counts = block_counts(request.shape, settings)
+        if request.draws is not None and settings.commit_schedule is None:
+            counts = None  # recorded draws are in the order of the published loop
         work = started(self.network, self.mask_id, request, observer)
         start, width = work.start, work.ids.shape[1]
         block, steps = blocks(request.length, settings)

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from .. import InputError
 from .confidence import Measure
 from .generator import Settings, Shape
+from .names import DREAM_BLOCK
 from .noise import time_grid
 from .schedule import transfer_counts_by_time
 
 EPSILON = 1e-3
-BLOCK_LENGTH = 32
 # The published names, and what each ranks positions by; `origin` commits at random.
 SAMPLERS: dict[str, Measure | None] = {
     "origin": None,
@@ -73,7 +73,7 @@ def canvas_counts(shape: Shape, settings: Settings) -> list[Counts] | None:
     if settings.block_length not in (None, length):
         raise InputError(f"block_length {settings.block_length}: Dream has blocks only with cache prefix or dual")
     if settings.commit_schedule is not None:
-        return scheduled(settings.commit_schedule, shape.batch, [length], length)[0]
+        return scheduled(settings.commit_schedule, shape.batch, [length])[0]
     if settings.threshold is not None and length % steps:
         raise InputError(
             f"steps: L={length} is not divisible by T={steps}; under a threshold each step adds L/T positions: "
@@ -86,7 +86,7 @@ def canvas_counts(shape: Shape, settings: Settings) -> list[Counts] | None:
 
 def blocks(length: int, settings: Settings) -> tuple[int, int]:
     """(block length, forwards of each block). Raises InputError where L, T and the blocks do not fit."""
-    block = settings.block_length or min(BLOCK_LENGTH, length)
+    block = settings.block_length or min(DREAM_BLOCK, length)
     if length % block:
         raise InputError(f"block length: L={length} is not divisible by {block}; choose a divisor of L")
     steps, count = settings.steps or length, length // block
@@ -108,7 +108,7 @@ def block_counts(shape: Shape, settings: Settings) -> list[list[Counts]] | None:
     block, steps = blocks(shape.length, settings)
     count = shape.length // block
     if settings.commit_schedule is not None:
-        return scheduled(settings.commit_schedule, shape.batch, [block] * count, 1)
+        return scheduled(settings.commit_schedule, shape.batch, [block] * count, refreshed=True)
     if settings.threshold is not None or not settings.suppress_mask:
         return None
     if steps == 1:
@@ -124,17 +124,18 @@ def block_counts(shape: Shape, settings: Settings) -> list[list[Counts]] | None:
 
 
 def scheduled(
-    schedule: Sequence[Sequence[int]], rows: int, sizes: Sequence[int], first_most: int
+    schedule: Sequence[Sequence[int]], rows: int, sizes: Sequence[int], *, refreshed: bool = False
 ) -> list[list[Counts]]:
     """A commit schedule, row -> step -> count, as counts of each forward of blocks of `sizes` positions.
 
-    Each row goes through its own counts, and waits at a block's end for the others. A count commits no more than
-    what the block has left, and `first_most` in a block's first step. Rows are used cyclically. With several blocks
-    zeros are dropped: there they say that a row waited. Raises InputError for a schedule that ends too early.
+    Each row goes through its own counts, and waits at a block's end for the others; rows are used cyclically. A count
+    beyond the block's end commits what is left. `refreshed` blocks begin with a forward that commits one position,
+    whatever the count, and zeros are dropped: in a recording they say that the row waited. Raises InputError for a
+    schedule that ends too early.
     """
     if not schedule:
         raise InputError("commit_schedule has no rows; expected row -> step -> count")
-    parts = [_split(schedule[row % len(schedule)], row % len(schedule), sizes, first_most) for row in range(rows)]
+    parts = [_split(schedule[row % len(schedule)], row % len(schedule), sizes, refreshed) for row in range(rows)]
     result = []
     for own in zip(*parts, strict=True):
         longest = max(len(counts) for counts in own)
@@ -142,22 +143,23 @@ def scheduled(
     return result
 
 
-def _split(counts: Sequence[int], row: int, sizes: Sequence[int], first_most: int) -> list[list[int]]:
+def _split(counts: Sequence[int], row: int, sizes: Sequence[int], refreshed: bool) -> list[list[int]]:
     """One row's counts, block by block."""
     if any(count < 0 for count in counts):
         raise InputError(f"commit_schedule row {row} has the count {min(counts)}; expected 0 or more")
-    rest = iter(counts if len(sizes) == 1 else [count for count in counts if count])
+    rest = iter([count for count in counts if count] if refreshed else counts)
     result: list[list[int]] = []
     for size in sizes:
         own: list[int] = []
         while sum(own) < size:
             count = next(rest, None)
             if count is None:
+                first = ", whose first forward commits one" if refreshed else ""
                 raise InputError(
                     f"commit_schedule row {row} commits {sum(counts)} positions in {len(counts)} steps, too few for "
-                    f"L={sum(sizes)} in {len(sizes)} blocks; record it again for this length"
+                    f"L={sum(sizes)} in {len(sizes)} blocks{first}; record it again for this length"
                 )
-            own.append(min(count, size - sum(own), size if own else first_most))
+            own.append(min(count, size - sum(own)) if own or not refreshed else 1)
         result.append(own)
     return result
 

@@ -68,6 +68,7 @@ class FastDLLM:
 
     def promised_nfe(self, shape: Shape, settings: Settings) -> int | None:
         """Forwards of a run under the policy `fixed`; None where a threshold or factor decides."""
+        self._check(shape, settings)
         plan = fast_plan(shape, settings)
         return None if plan is None else sum(len(steps) for steps in plan)
 

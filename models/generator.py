@@ -200,7 +200,10 @@ class Promising(Protocol):
     """A generator whose number of forwards is known before it runs: a sample that differs did other work."""
 
     def promised_nfe(self, shape: Shape, settings: Settings) -> int | None:
-        """Forwards of the target network under the policy `fixed`; None where they depend on the data or the draws."""
+        """Forwards of the target network under the policy `fixed`; None where they depend on the data or the draws.
+
+        Raises InputError for whatever `prepare` would refuse, without its work: a run asks this before it begins.
+        """
         ...
 
 

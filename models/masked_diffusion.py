@@ -64,6 +64,7 @@ class MaskedDiffusion:
 
     def promised_nfe(self, shape: Shape, settings: Settings) -> int:
         """Forwards of a run under the policy `fixed`: T, or the length of the commit schedule."""
+        self._check(shape, settings)
         return sum(len(steps) for steps in commit_plan(shape, settings))
 
     @torch.inference_mode()

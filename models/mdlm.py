@@ -83,9 +83,12 @@ class MDLM:
 
     def promised_nfe(self, shape: Shape, settings: Settings) -> int | None:
         """Forwards of a run: T + 1 for each window; None where the cache makes them depend on the draws."""
+        self._check(settings)
+        self._moves(shape.length, settings)
+        windows = self._windows(shape, settings)
         if not self._every(settings):
             return None
-        return len(self._windows(shape, settings)) * ((settings.steps or shape.length) + 1)
+        return len(windows) * ((settings.steps or shape.length) + 1)
 
     @torch.inference_mode()
     def generate(self, request: Request, observer: Observer) -> Tensor:

@@ -80,13 +80,13 @@ BUILT_IN: dict[str, BuiltIn] = {
     SDAR: BuiltIn(
         "diffusion", "SDAR's block diffusion", "block-causal", _EXACT,
         samplers=("low_confidence_dynamic", "low_confidence_static", "sequential", "entropy_bounded"),
-        caches=("kv",), blocks=True, native_block=True,
+        caches=("kv", "none"), blocks=True, native_block=True,
     ),
     BLOCK_DIFFUSION: BuiltIn(
         "diffusion", "SDAR's block diffusion with a fixed number of tokens a step: block length 1 to L on one network",
         "block-causal", _EXACT,
         samplers=("low_confidence_static", "sequential", "low_confidence_dynamic", "entropy_bounded"),
-        caches=("kv",), blocks=True, native_block=True,
+        caches=("kv", "none"), blocks=True, native_block=True,
     ),
     SPECULATIVE: BuiltIn(
         "diffusion", "hybrid: the pair's diffusion network drafts, its AR network verifies and keeps its own law",
@@ -109,6 +109,8 @@ BUILT_IN: dict[str, BuiltIn] = {
         "causal", "static",
     ),
 }  # fmt: skip
+
+DREAM_BLOCK = 32  # Fast-dLLM's block length, Dream's default with a cache
 
 # Samplers to which T means nothing: one forward a token, or as many as the data ask for.
 TIMELESS_SAMPLERS = {"first_hitting": "L", "entropy_bounded": None}

@@ -71,9 +71,12 @@ def predict(
     if suppress is not None:
         logits[:, suppress] = -torch.inf
     assert where is not None
-    top = logits.amax(dim=-1, keepdim=True).double()
     # float64 like the race itself, so that rounding decides nothing that the published loop decides otherwise.
-    ids = draws.tokens((logits.double() - top).div_(settings.temperature).exp_(), where, window)
+    if isinstance(draws, RaceDraws):
+        ids = draws.of_logits(logits, settings.temperature, where, window)
+    else:
+        top = logits.amax(dim=-1, keepdim=True).double()
+        ids = draws.tokens((logits.double() - top).div_(settings.temperature).exp_(), where, window)
     if not confidence:
         return ids, None
     chosen = logits.gather(1, ids[:, None])[:, 0].float()

@@ -62,13 +62,8 @@ class SEDD:
 
     def prepare(self, shape: Shape, settings: Settings) -> None:
         """Check the settings and the model's length; compile or capture the forward over P + L positions."""
-        self._check(shape.length, settings)
-        positions, most = shape.prompt_length + shape.length, self.network.config.max_position_embeddings
-        if positions > most:
-            raise InputError(
-                f"prompt {shape.prompt_length} + length {shape.length}: SEDD denoises one canvas of at most the "
-                f"model's {most} positions; choose a length of at most {max(0, most - shape.prompt_length)}"
-            )
+        self.promised_nfe(shape, settings)
+        positions = shape.prompt_length + shape.length
         if shape == self._shape:
             return
         self._shape = None
@@ -77,7 +72,14 @@ class SEDD:
         self._shape = shape
 
     def promised_nfe(self, shape: Shape, settings: Settings) -> int | None:
-        """Forwards of a run: T + 1."""
+        """Forwards of a run: T + 1. Raises InputError for settings or a length that SEDD cannot run."""
+        self._check(shape.length, settings)
+        most = self.network.config.max_position_embeddings
+        if shape.prompt_length + shape.length > most:
+            raise InputError(
+                f"prompt {shape.prompt_length} + length {shape.length}: SEDD denoises one canvas of at most the "
+                f"model's {most} positions; choose a length of at most {max(0, most - shape.prompt_length)}"
+            )
         return (settings.steps or shape.length) + 1
 
     @torch.inference_mode()

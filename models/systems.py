@@ -53,10 +53,10 @@ def system_of(raw: Mapping[str, Any], source: str) -> System:
     name = raw.get("model_type")
     if name is None and "tokens" in raw and "graph" in raw:
         name = "sedd"  # a PyTorchModelHubMixin writes its constructor's argument, without a model type
-    if name in _READERS:
+    if isinstance(name, str) and name in _READERS:
         config, layout, generator = _READERS[name](raw, source)
         return System(str(name).lower(), config, layout, generator)
-    if name is not None and name not in ARCHITECTURES:
+    if name is not None and (not isinstance(name, str) or name not in ARCHITECTURES):
         known = ", ".join((*ARCHITECTURES, *_READERS))
         raise InputError(
             f"{source}: model_type is {name!r}, expected one of {known}; choose a checkpoint of one of these"
@@ -99,8 +99,10 @@ _LLADA_FIXED: dict[str, tuple[object, ...]] = {
 
 
 def _read_llada(raw: Mapping[str, Any], source: str) -> tuple[Config, Layout, str]:
-    wanted = ("d_model", "n_heads", "n_layers", "mlp_hidden_size", "vocab_size", "mask_token_id", "rope_theta")
-    _required(raw, (*wanted, "rms_norm_eps", "weight_tying"), source)
+    sizes = ("d_model", "n_heads", "n_layers", "mlp_hidden_size", "vocab_size", "mask_token_id", "rope_theta")
+    # The class's own defaults are another network: LayerNorm, no RoPE, biases.
+    kinds = ("rms_norm_eps", "weight_tying", "layer_norm_type", "rope", "block_type", "include_bias")
+    _required(raw, (*sizes, *kinds), source)
     for key, allowed in _LLADA_FIXED.items():
         if key in raw and raw[key] not in allowed:
             raise InputError(
@@ -180,7 +182,7 @@ def _read_sedd(raw: Mapping[str, Any], source: str) -> tuple[Config, Layout, str
         "scale_by_sigma": model["scale_by_sigma"],
         "graph": graph["type"],
         "noise": noise["type"],
-        **{name: float(noise[name]) for name in ("sigma_min", "sigma_max") if name in noise},
+        **{name: noise[name] for name in ("sigma_min", "sigma_max") if name in noise},
     }
     return _checked(DiTConfig, fields, source), "dit", "sedd"
 

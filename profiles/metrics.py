@@ -121,7 +121,7 @@ _DECLARED = (
            "throughput of this cell / throughput of the pair's fastest AR cell at the same shape",
            "From the per-round log-ratios of alternating samples, so that a drift of the machine cancels."),
     Metric("crossover_steps", "crossover T*", "NFE", "neutral", "pair",
-           "the NFE at which diffusion's latency equals the fastest AR cell's, interpolated in log NFE and log speed-up",
+           "the NFE at which diffusion's latency equals the fastest AR cell's, interpolated in log NFE and speed-up",
            "Below T* diffusion is faster. Only under the fixed length policy."),
     Metric("crossover_batch", "crossover B*", "1", "neutral", "pair",
            "the batch at which the speed-up at this L and T crosses 1, interpolated in log batch",

@@ -13,7 +13,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 
 from ..models.names import ADAPTIVE_SAMPLERS, BUILT_IN
-from ..profiles.record import Cell
+from ..profiles.record import Cell, Value
 from .format import format_number, format_value
 from .palette import LIGHT, side_colour
 from .plain import plain
@@ -62,13 +62,7 @@ def blocks_figure(study: Study, folder: Path) -> Figure:
         ),
         svg=sheet.save(folder / f"{NAME}.png"),
         alt="; ".join(
-            f"{panel.title}: "
-            + ", ".join(
-                f"{name} block {p.block} {format_value(METRIC, v)}"
-                for name, line in panel.lines.items()
-                for p in line
-                if (v := p.value(METRIC))
-            )
+            f"{panel.title}: " + ", ".join(f"{name} {format_value(METRIC, v)}" for name, v in _told(panel))
             for panel in shown
         ),
     )
@@ -147,6 +141,13 @@ def _shared(study: Study) -> str:
         return ""
     named = ", ".join(f"{block} after a prompt of {prompt}" for prompt, block in sorted(shared))
     return f"Left to the table, as prompt and new tokens share a block: block length {named}. "
+
+
+def _told(panel: Panel) -> list[tuple[str, Value]]:
+    """Every point in words, with its throughput."""
+    named = [("AR", panel.ar)] if panel.ar else []
+    named += [(f"{name} block {point.block}", point) for name, line in panel.lines.items() for point in line]
+    return [(name, value) for name, point in named if (value := point.value(METRIC))]
 
 
 def _sentence(panel: Panel) -> str:

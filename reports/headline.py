@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ..profiles.record import Value
 from .format import format_interval, format_point, interval_words
-from .study import Point, Shape, Study, steps_label
+from .study import Point, Shape, Study, steps_label, variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +108,15 @@ def _verdict(found: list[tuple[Point, Value]]) -> tuple[str, str]:
     speedup = best.value or 0.0
     side = faster_side(best)
     if side == "diffusion":
-        return side, f"Diffusion with T = {point.steps} is {format_point('speedup', best)} as fast as AR."
+        return (
+            side,
+            f"Diffusion with T = {point.steps}{variant(point)} is {format_point('speedup', best)} as fast as AR.",
+        )
     if side == "ar":
         times = format_point("speedup", Value(value=1 / speedup))
-        return side, f"AR is {times} as fast as the fastest diffusion, T = {point.steps}."
-    return (
-        side,
-        f"No clear difference: the fastest diffusion, T = {point.steps}, is at {format_point('speedup', best)} of AR.",
-    )
+        return side, f"AR is {times} as fast as the fastest diffusion, T = {point.steps}{variant(point)}."
+    against = f"T = {point.steps}{variant(point)}, is at {format_point('speedup', best)} of AR"
+    return side, f"No clear difference: the fastest diffusion, {against}."
 
 
 def faster_side(speedup: Value) -> str:

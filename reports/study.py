@@ -18,15 +18,18 @@ from ..profiles.store import StoredRun
 from .format import format_number, interval_sentence
 from .plain import plain
 
+SIDES = ("ar", "diffusion")
+SAME_WEIGHTS = ("hf", "hf-static")
 Shape = tuple[str, int, int, int]  # (pair, prompt length, length, batch), as Cell.shape
 BLOCK_SYSTEMS = (BLOCK_DIFFUSION, SDAR, BD3LM)
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One measured cell, as a figure plots it."""
+    """One measured cell, as a figure plots it; `own` says that its generator is the pair's, not one measured beside."""
 
     measurement: Measurement
+    own: bool = True
 
     @property
     def length(self) -> int:
@@ -71,8 +74,14 @@ class Study:
     def __init__(self, stored: StoredRun) -> None:
         self.stored = stored
         self._best: dict[tuple[Shape, int], Point] = {}
+        own = {(p.name, side): getattr(p, side).get("generator") for p in stored.run.pairs for side in SIDES}
         for measurement in stored.measurements:
-            point = Point(measurement)
+            cell = measurement.cell
+            pairs_own = own.get((cell.pair, cell.side), cell.generator)
+            point = Point(measurement, cell.generator == pairs_own)
+            # transformers on the pair's own weights may stand for its AR side; another checkpoint or model may not.
+            if cell.side == "ar" and not point.own and cell.generator not in SAME_WEIGHTS:
+                continue
             latency = point.value("latency_s")
             if measurement.status != "ok" or latency is None:
                 continue
@@ -153,14 +162,24 @@ class Study:
 
 
 def steps_label(point: Point) -> str:
-    """`AR`, or `T = 8` with its share of L where that is simple: `T = 16 = L/4`."""
+    """`AR`, or `T = 8` with its share of L where that is simple (`T = 16 = L/4`), and what else tells it apart."""
     if not point.steps:
-        return "AR"
+        return f"AR{variant(point)}"
+    share = ""
     if point.steps == point.length:
-        return f"T = {point.steps} = L"
-    if point.length % point.steps == 0:
-        return f"T = {point.steps} = L/{point.length // point.steps}"
-    return f"T = {point.steps}"
+        share = " = L"
+    elif point.length % point.steps == 0:
+        share = f" = L/{point.length // point.steps}"
+    return f"T = {point.steps}{share}{variant(point)}"
+
+
+def variant(point: Point) -> str:
+    """ " (block-diffusion, block 16)": the generator where it is not the pair's own, the block where it is not all."""
+    cell = point.measurement.cell
+    parts = [] if point.own else [plain(cell.generator)]
+    if cell.block_length not in (None, cell.length):
+        parts.append(f"block {cell.block_length}")
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def depth(point: Point) -> float:

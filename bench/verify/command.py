@@ -27,7 +27,7 @@ _CHECKS = {
 
 
 def verify_command(path: Path, console: Console) -> dict[str, Any]:
-    """Check the folder, show the table; returns it as a JSON document. Raises InputError where nothing can be checked."""
+    """Check the folder, show the table, return it as a JSON document. Raises InputError if nothing can be checked."""
     if not path.is_dir():
         raise InputError(f"{path}: not a folder; give one with a checkpoint and its recorded outputs")
     folder = Folder(path)

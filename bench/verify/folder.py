@@ -5,6 +5,7 @@ Every tensor that a check asks for is marked as read; what nobody asked for is l
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -50,13 +51,14 @@ class Folder:
     def names(self, file: str = "io.safetensors") -> list[str]:
         """Names of the tensors in a file, none if there is no such file. Raises InputError for a broken one."""
         if file not in self._tensors:
-            self._tensors[file] = {}
+            tensors = {}
             if self.has(file):
                 try:
                     with safe_open(self.path / file, framework="pt") as stored:
-                        self._tensors[file] = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+                        tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
                 except (SafetensorError, OSError) as error:
                     raise InputError(f"{self.path / file}: cannot be read ({error}); record it again") from None
+            self._tensors[file] = tensors
         return list(self._tensors[file])
 
     def tensor(self, name: str, file: str = "io.safetensors") -> Tensor:
@@ -83,10 +85,14 @@ class Folder:
             self.items.append(Item(name, None, None, False, note))
             return
         atol, rtol = tolerance if isinstance(tolerance, tuple) else (tolerance, tolerance)
-        difference = (ours.double() - theirs.double()).abs()
-        difference[ours.double() == theirs.double()] = 0.0  # equal infinities
-        close = bool((difference <= atol + rtol * theirs.double().abs()).all())
-        error = float(difference.max()) if difference.numel() else 0.0
+        ours, theirs = ours.double(), theirs.double()
+        difference = (ours - theirs).abs()
+        difference[ours == theirs] = 0.0  # equal infinities
+        # Beside an infinity, any tolerance relative to it would be one, too.
+        close = bool(((ours == theirs) | (theirs.isfinite() & (difference <= atol + rtol * theirs.abs()))).all())
+        error: float | None = float(difference.max()) if difference.numel() else 0.0
+        if error is not None and not math.isfinite(error):
+            error, note = None, f"not finite{f'; {note}' if note else ''}"
         self.items.append(Item(name, error, atol, close, note))
 
     def exact(

@@ -43,7 +43,7 @@ def check(folder: Folder) -> None:
             continue
         try:
             checks[name]()
-        except (InputError, RuntimeError, KeyError, ValueError) as error:
+        except (InputError, RuntimeError, KeyError, TypeError, ValueError) as error:
             folder.fail(name, f"{type(error).__name__}: {error}")
 
 

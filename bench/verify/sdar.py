@@ -100,7 +100,7 @@ def _run(folder: Folder, network: Network, run: dict[str, Any]) -> None:
         folder.skip(name, f"the published loop raises here ({run['raises']})")
         return
     recorded = folder.tensor(f"{name}.tokens", RUNS)
-    if not run["prompt_preserved"]:
+    if not run.get("prompt_preserved", True):
         folder.skip(name, "the published loop overwrote the prompt; ours never does")
         return
     if "greedy" not in run:

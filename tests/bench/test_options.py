@@ -86,9 +86,13 @@ def test_a_pair_of_the_suite_selects_its_grids() -> None:
     assert suite.grid[0].lengths == (32,)
 
 
-def test_a_pair_that_the_suite_does_not_know_gets_every_grid() -> None:
-    assert [grid.pairs for grid in overrides(pairs=("8b",)).grid] == [("8b",), ("8b",)]
-    assert [grid.pairs for grid in overrides(pairs=("8b", "small")).grid] == [("8b", "small"), ("8b",)]
+def test_a_pair_that_the_suite_does_not_know_gets_the_grids_of_the_pair_next_in_size() -> None:
+    # The suite has small (2M) and, in one grid, 5m and 1b (1.2B): 8B are nearer to 1.2B, 124M are nearer to 1.2B than
+    # to 5M (factors of 10 and 23).
+    assert [grid.pairs for grid in overrides(pairs=("8b",)).grid] == [("8b",)]
+    assert [grid.pairs for grid in overrides(pairs=("8b", "small")).grid] == [("small",), ("8b",)]
+    (grid,) = overrides(pairs=("gpt2-size",)).grid
+    assert (grid.pairs, grid.lengths) == (("gpt2-size",), (32,))
 
 
 def test_processes_override_the_grids_own() -> None:

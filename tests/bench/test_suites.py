@@ -133,6 +133,11 @@ def test_grids_that_meet_in_a_shape_share_its_pairing() -> None:
         ({"engines": ["compile"]}, "small/masked-diffusion/L=8,T=8,engine=compile"),
         ({"attention": ["math"]}, "small/masked-diffusion/L=8,T=8,attention=math"),
         ({"remasking": ["random"]}, "small/masked-diffusion/L=8,T=8,remasking=random"),
+        ({"caches": ["none"]}, "small/masked-diffusion/L=8,T=8"),
+        ({"cfg_scale": 1.5}, "small/masked-diffusion/L=8,T=8,cfg=1.5"),
+        ({"draw": "gumbel64"}, "small/masked-diffusion/L=8,T=8,draw=gumbel64"),
+        ({"suppress_mask": False}, "small/masked-diffusion/L=8,T=8,suppress_mask=False"),
+        ({"idle_steps": "run"}, "small/masked-diffusion/L=8,T=8,idle_steps=run"),
         (
             {"temperature": 0.7, "top_k": 5, "top_p": 0.9},
             "small/masked-diffusion/L=8,T=8,temperature=0.7,top_k=5,top_p=0.9",
@@ -202,6 +207,16 @@ def test_excluding_everything_is_refused() -> None:
         ("block_lengths = [1.5]", ["mine.toml", "grid.0.block_lengths", "integers or strings"]),
         ("temperature = -1", ["mine.toml", "grid.0.temperature", "found -1"]),
         ("temperature = nan", ["mine.toml", "grid.0.temperature", "found nan"]),
+        ("caches = ['stale']", ["mine.toml", "grid.0.caches.0", "'prefix'", "found 'stale'"]),
+        ("samplers = [3]", ["mine.toml", "grid.0.samplers.0", "string", "found 3"]),
+        ("threshold = 1.5", ["mine.toml", "grid.0.threshold", "less than or equal to 1", "found 1.5"]),
+        ("factor = 0", ["mine.toml", "grid.0.factor", "greater than 0", "found 0"]),
+        ("entropy_bound = inf", ["mine.toml", "grid.0.entropy_bound", "finite", "found inf"]),
+        ("cfg_scale = -1", ["mine.toml", "grid.0.cfg_scale", "found -1"]),
+        ("epsilon = 1.0", ["mine.toml", "grid.0.epsilon", "less than 1", "found 1.0"]),
+        ("draw = 'gumbel'", ["mine.toml", "grid.0.draw", "gumbel64", "found 'gumbel'"]),
+        ("suppress_mask = 0", ["mine.toml", "grid.0.suppress_mask", "boolean", "found 0"]),
+        ("idle_steps = true", ["mine.toml", "grid.0.idle_steps", "'skip'", "found True"]),
         ("exclude = [{colour = 'red'}]", ["mine.toml", "grid.0.exclude.0.colour", "Extra inputs"]),
         ("budget_s = 0", ["mine.toml", "grid.0.budget_s", "greater than 0"]),
     ],
@@ -264,7 +279,7 @@ def test_cells_that_no_sampler_can_run_are_refused(grid: dict[str, Any], words: 
     "name", ["nosuch", "", "../suites/quick", "..", "/etc/passwd", "..\\quick", "quick.tom", "QUICK"]
 )
 def test_an_unknown_or_path_like_name_is_refused_with_the_names_that_exist(name: str) -> None:
-    with pytest.raises(InputError, match="choose from ci, gpu, lesson, quick, standard"):
+    with pytest.raises(InputError, match="choose from ci, continuum, gpu, lesson, quick, standard"):
         load_suite(name)
 
 
@@ -344,7 +359,8 @@ _values = st.recursive(
 _grid_keys = st.sampled_from(
     ["pairs", "lengths", "steps", "tokens_per_step", "block_lengths", "batches", "prompt_lengths", "dtypes", "kv_dtype",
      "engines", "attention", "remasking", "temperature", "top_k", "top_p", "length_policy", "generators", "exclude",
-     "processes", "budget_s", "surprise"]
+     "processes", "budget_s", "surprise", "samplers", "caches", "threshold", "factor", "entropy_bound",
+     "commit_schedule", "cfg_scale", "position_temperature", "epsilon", "draw", "suppress_mask", "idle_steps"]
 )  # fmt: skip
 _suite_keys = st.sampled_from(
     ["description", "processes", "budget_s", "target_ci", "min_samples", "max_samples", "warmup_s", "hang_s",

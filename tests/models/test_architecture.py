@@ -30,7 +30,7 @@ def test_the_family_chooses_the_class_and_llama_is_the_default() -> None:
     assert isinstance(network_config(LLAMA), BackboneConfig)
     assert network_config({"family": "llama", **LLAMA}) == network_config(LLAMA)
     assert isinstance(network_config(DIT), DiTConfig)
-    assert FAMILIES == {"llama": BackboneConfig, "dit": DiTConfig, "gemma": GemmaConfig}
+    assert dict(FAMILIES) == {"llama": BackboneConfig, "dit": DiTConfig, "gemma": GemmaConfig}
 
 
 @pytest.mark.parametrize("family", ["mamba", "", None, 3, ["dit"]])

@@ -88,7 +88,7 @@ def test_a_race_at_some_places_is_the_race_of_the_window_there() -> None:
 
 
 def test_a_race_on_given_uniforms_by_hand() -> None:
-    """With eps = 0: 1 / -log 0.1 = 0.434, 2 / -log 0.2 = 1.243, 0.4 / -log 0.5 = 0.577; then the last uniform is 0.9."""
+    """With eps = 0: 1 / -log 0.1 = 0.434, 2 / -log 0.2 = 1.243, 0.4 / -log 0.5 = 0.577; then the last is 0.9."""
     windows: list[tuple[int, ...]] = []
 
     def source(shape: tuple[int, ...]) -> torch.Tensor:

@@ -306,7 +306,9 @@ def test_rows_of_a_schedule_are_used_cyclically(dream: Dream, prompts: Prompts, 
     _, seen = run(dream, prompts(), 6, settings)
     assert per_step(seen) == [[4, 0, 4], [0, 3, 0], [2, 3, 2]]
     # a count beyond the end commits what is left
-    assert scheduled([[4, 9]], 1, [6], 6) == [[(4,), (2,)]]
+    assert scheduled([[4, 9]], 1, [6]) == [[(4,), (2,)]]
+    # a block's first forward commits one position, zeros are a row's waiting
+    assert scheduled([[0, 3, 0, 2, 9, 2, 2]], 1, [4, 2], refreshed=True) == [[(1,), (2,), (1,)], [(1,), (1,)]]
 
 
 # Left padding

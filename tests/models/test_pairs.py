@@ -109,7 +109,7 @@ def test_on_a_checkpoint_both_sides_take_its_shape() -> None:
     assert isinstance(moved, Pair)
     assert moved.name == "mine"
     assert moved.ar.backbone == moved.diffusion.backbone == shape
-    assert (moved.ar.generator, moved.diffusion.generator) == ("ar", "masked-diffusion")
+    assert (moved.ar.generator, moved.diffusion.generator) == ("ar", "llada")
     assert (moved.ar.weights, moved.diffusion.weights) == ("/a/folder", "/a/folder")
     dream = load_pair("small").on_checkpoint("mine", System("dream", shape, "hf", "dream"), "/a/folder")
     assert dream.diffusion.generator == "dream", "a checkpoint of a system is decoded as that system does"

@@ -14,8 +14,8 @@ from scipy import stats
 from torch import Tensor
 
 from dlmbench import InputError
-from dlmbench.models.generator import Settings
 from dlmbench.models.draws import inverse_cdf
+from dlmbench.models.generator import Settings
 from dlmbench.models.sampling import choose
 
 CHUNK = 512  # a multiple of any chunk that a two-level search would take: around it, one can go wrong

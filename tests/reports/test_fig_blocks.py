@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -70,7 +71,7 @@ def test_of_two_engines_the_faster_makes_the_point() -> None:
     rest = [measured(cell(16, block), 50) for block in (2, 4)]
     for order in ((slow, fast), (fast, slow)):
         stored = [measured(c, 90 if c is fast else 40) for c in order]
-        study = Study(StoredRun(Path(), None, (), (*stored, *rest)))  # type: ignore[arg-type]
+        study = Study(StoredRun(Path(), SimpleNamespace(pairs=()), (), (*stored, *rest)))  # type: ignore[arg-type]
         (line,) = lines(study.blocks(SHAPE)).values()
         assert [point.measurement.cell.engine for point in line] == ["compile", "eager", "eager"]
 

@@ -134,16 +134,17 @@ def tell(benchmark: Any, pytestconfig: pytest.Config) -> Callable[..., None]:
 
 
 @pytest.fixture
-def network() -> Callable[[str], Backbone]:
-    """A function from a pair's name to its backbone in float32 with weights that have something to say."""
+def network() -> Callable[..., Backbone]:
+    """A function from a pair's name (and changes to its shape) to its backbone in float32 with weights that have
+    something to say."""
 
-    def make(pair: str) -> Backbone:
+    def make(pair: str, **changes: object) -> Backbone:
         import torch
 
         from dlmbench.models.pairs import load_pair
         from dlmbench.models.weights import random_network
 
-        made = random_network(load_pair(pair).ar.backbone, 0, torch.float32, "cpu")
+        made = random_network(load_pair(pair).ar.backbone.model_copy(update=changes), 0, torch.float32, "cpu")
         # As drawn, the embedding outshines the layers and every greedy token repeats the one before it: no check of
         # anything. Four times as large, the layers speak, and the best logit still leads by far more than rounding.
         for name, parameter in made.named_parameters():

@@ -27,9 +27,9 @@ from torch import Tensor
 
 from dlmbench import InputError
 from dlmbench.models.backbone import Backbone
-from dlmbench.models.layouts import pieces
 from dlmbench.models.costs import Cost
 from dlmbench.models.generator import Observer, Request, Settings, Shape, Side
+from dlmbench.models.layouts import pieces
 
 if TYPE_CHECKING:
     from dlmbench.models.catalog import Context

@@ -1,0 +1,143 @@
+"""What a cell will need, before it is measured: sums whose parts can be written down."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from dlmbench.bench.estimate import Fit, config_of, keeps_keys, latency_s, memory_b
+from dlmbench.models.costs import forward_cost
+from dlmbench.models.names import BUILT_IN
+from dlmbench.models.pairs import Pair, load_pair
+from dlmbench.profiles.record import Calibration, Cell, Decode
+
+PEAK = Calibration(matmul_flop_s=1e12, read_b_s=1e11, dtype="float32")
+# Far more arithmetic than reading: the floor is the bytes' time; and the other way round.
+BYTES_DECIDE = Calibration(matmul_flop_s=1e30, read_b_s=1e9, dtype="float32")
+
+
+def cell(generator: str, pair: str = "small", **fields: Any) -> Cell:
+    side = BUILT_IN[generator].side
+    steps = fields.pop("steps", 8) if side == "diffusion" else None
+    values = {"pair": pair, "side": side, "generator": generator, "length": 64, "prompt_length": 32, "steps": steps}
+    return Cell(**(values | fields))
+
+
+SMALL, MDLM = load_pair("small"), load_pair("mdlm-small")
+
+
+def more(pair: Pair, generator: str, first: dict[str, Any], second: dict[str, Any], device: str = "cpu") -> int:
+    """By how many bytes the second cell needs more."""
+    return memory_b(cell(generator, pair.name, **second), pair, device) - memory_b(
+        cell(generator, pair.name, **first), pair, device
+    )
+
+
+@pytest.mark.parametrize(
+    ("generator", "cache", "expected"),
+    [
+        ("ar", None, True),
+        ("masked-diffusion", None, False),
+        ("fast-dllm", None, False),
+        ("fast-dllm", "dual", True),
+        ("dream", "prefix", True),
+        ("mdlm", None, False),
+        ("bd3lm", None, True),
+        ("bd3lm", "none", False),
+        ("sdar", None, True),
+        ("speculative", None, True),
+        ("diffusion-gemma", None, True),
+        ("hf", None, True),
+    ],
+)
+def test_who_keeps_keys_and_values(generator: str, cache: Any, expected: bool) -> None:
+    assert keeps_keys(cell(generator, cache=cache)) is expected
+
+
+def test_a_generator_of_ones_own_is_taken_to_keep_them() -> None:
+    base = cell("masked-diffusion").model_dump()
+    assert keeps_keys(Cell.model_validate(base | {"generator": "mine.py:make"}))
+
+
+def test_a_cache_costs_its_tokens() -> None:
+    # `small`: 7 layers x 2 x 2 heads x 32 x 4 B, for 96 positions in each row.
+    assert more(SMALL, "fast-dllm", {}, {"cache": "dual"}) == 96 * 7 * 2 * 2 * 32 * 4
+    assert more(SMALL, "fast-dllm", {}, {"cache": "dual", "kv_dtype": "bfloat16"}) == 96 * 7 * 2 * 2 * 32 * 2
+
+
+def test_guidance_doubles_the_rows() -> None:
+    guided, double = cell("masked-diffusion", decode=Decode(cfg_scale=1.0)), cell("masked-diffusion", batch=2)
+    assert (
+        memory_b(guided, SMALL, "cpu")
+        == memory_b(double, SMALL, "cpu")
+        > memory_b(cell("masked-diffusion"), SMALL, "cpu")
+    )
+
+
+def test_each_side_has_its_own_weights() -> None:
+    """MDLM's AR baseline lacks adaLN: 7.4M parameters of 4 B."""
+    assert config_of(cell("ar"), MDLM) == MDLM.ar.backbone
+    assert config_of(cell("mdlm"), MDLM) == MDLM.diffusion.backbone
+    difference = MDLM.diffusion.backbone.total_parameters - MDLM.ar.backbone.total_parameters
+    swapped = MDLM.model_copy(update={"diffusion": MDLM.diffusion.model_copy(update={"backbone": MDLM.ar.backbone})})
+    of = cell("mdlm", "mdlm-small")
+    assert memory_b(of, MDLM, "cpu") - memory_b(of, swapped, "cpu") == 4 * difference
+
+
+def test_a_hybrid_holds_two_networks_unless_they_are_one() -> None:
+    """Drafter and verifier; a pair of one shape on random weights has one set for both."""
+    of = cell("speculative", "mdlm-small")
+    alone = cell("mdlm", "mdlm-small", cache=None)
+    assert memory_b(of, MDLM, "cpu") - memory_b(alone, MDLM, "cpu") > MDLM.ar.backbone.weight_bytes("float32")
+    small = memory_b(cell("speculative"), SMALL, "cpu") - memory_b(cell("fast-dllm", cache="dual"), SMALL, "cpu")
+    assert small < SMALL.ar.backbone.weight_bytes("float32")
+
+
+def test_a_hybrid_on_two_checkpoints_of_one_shape_holds_both() -> None:
+    """Qwen2.5 and Dream: the same 7.6B twice, 15 GB apart."""
+    one = load_pair("8b")
+    two = one.model_copy(update={"ar": one.ar.model_copy(update={"weights": "/a"})})
+    two = two.model_copy(update={"diffusion": two.diffusion.model_copy(update={"weights": "/b"})})
+    of = cell("speculative", "8b", dtype="bfloat16")
+    extra = memory_b(of, two, "cuda") - memory_b(of, one, "cuda")
+    assert extra == pytest.approx(one.ar.backbone.weight_bytes("bfloat16"), rel=0.01)
+
+
+@pytest.mark.parametrize("name", ["mdlm-small", "sedd-small", "bd3lm-small", "dream-7b", "sdar-4b", "llada-8b",
+                                  "diffusiongemma-26b-a4b"])  # fmt: skip
+def test_every_system_can_be_estimated(name: str) -> None:
+    """On a GPU at bfloat16: at least the weights, at most twice them and a few GB; some time, more for more tokens."""
+    pair = load_pair(name)
+    for generator in (pair.ar.generator, pair.diffusion.generator):
+        of = cell(generator, name, dtype="bfloat16")
+        weights = config_of(of, pair).weight_bytes("bfloat16")
+        assert weights < memory_b(of, pair, "cuda") < 2 * weights + 3 * 10**9
+        longer = cell(generator, name, dtype="bfloat16", length=128, steps=16)
+        assert 0 < latency_s(of, pair, PEAK) < latency_s(longer, pair, PEAK)
+
+
+def test_time_without_a_cache_is_one_whole_forward_a_step() -> None:
+    # 8 forwards over 32 + 64 positions and half of the block's logits; at 70 % of the peak, 0.1 ms each besides.
+    cost = forward_cost(
+        SMALL.diffusion.backbone, rows=1, q_len=96, kv_len=96, logit_rows=32, mask="bidirectional", dtype="float32"
+    )
+    expected = 8 * (cost.bytes / 1e9 / 0.7 + 1e-4)
+    assert latency_s(cell("masked-diffusion"), SMALL, BYTES_DECIDE) == pytest.approx(expected)
+
+
+def test_blocks_beside_a_cache_are_cheaper_than_whole_forwards() -> None:
+    flops_decide = Calibration(matmul_flop_s=1e9, read_b_s=1e30, dtype="float32")
+    whole, cached = (
+        latency_s(cell("fast-dllm", block_length=8, cache=cache), SMALL, flops_decide) for cache in ("none", "dual")
+    )
+    # 8 whole forwards of 96 positions against 8 + 8 of 8 and the prompt of 32 once: 768 against 160.
+    assert 3 < whole / cached < 6
+
+
+def test_fitting_is_said_in_bytes() -> None:
+    assert Fit(10, None).fits
+    assert Fit(10, 10).fits
+    short = Fit(3_000_000_000, 1_250_000_000)
+    assert not short.fits
+    assert short.message == "needs about 3.00 GB of memory, 1.25 GB are free: 1.75 GB too much"
