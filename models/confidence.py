@@ -20,7 +20,7 @@ from torch import Tensor
 
 from .draws import Draws
 from .generator import Settings
-from .sampling import _BLOCK_BYTES, _argmax, truncate
+from .sampling import BLOCK_BYTES, largest, truncate
 
 Measure = Literal["probability", "margin", "entropy"]
 
@@ -48,7 +48,7 @@ def predict(
         logits[:, suppress] = -torch.inf
     if measure is None and settings.temperature == 0:
         return logits.argmax(dim=-1), None
-    rows = max(1, _BLOCK_BYTES.get(logits.device.type, 2 << 20) // (4 * logits.shape[1]))
+    rows = max(1, BLOCK_BYTES.get(logits.device.type, 2 << 20) // (4 * logits.shape[1]))
     ids = torch.empty_like(where)
     confidence = logits.new_empty(where.shape, dtype=torch.float32)
     for begin in range(0, logits.shape[0], rows):
@@ -57,7 +57,7 @@ def predict(
         if settings.temperature > 0:
             ids[part] = draws.tokens(weights, where[part], window)
         else:
-            ids[part] = _argmax(scaled)[1][:, 0]
+            ids[part] = largest(scaled)[1][:, 0]
         if measure is not None:
             confidence[part] = _confidence(scaled, weights, ids[part], measure)
     return ids, None if measure is None else confidence

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from .. import InputError
 from .costs import Cost
 from .gemma_config import DIFFUSION, GemmaConfig
+from .gemma_hf import gemma_from_hf, gemma_to_hf
 from .generator import Observer, Request, Settings, Shape, Side
 from .hf_config import first_token, read_json
 from .hf_files import resolve, some, stored_tensors
@@ -61,7 +62,7 @@ class DiffusionGemma:
         name = type(model).__name__
         if not callable(getattr(model, "_denoising_step", None)):
             raise InputError(f"{name}: has no _denoising_step to observe, expected transformers 5.23's; install that")
-        self.config = GemmaConfig.from_hf(model.config.to_dict(), name)
+        self.config = gemma_from_hf(model.config.to_dict(), name)
         if not self.config.self_conditioning:
             raise InputError(f"{name} is no diffusion model, expected DiffusionGemmaForBlockDiffusion")
         self.model = model.eval()  # type: ignore[no-untyped-call]
@@ -92,7 +93,7 @@ class DiffusionGemma:
             raise InputError(
                 f"{source}: model_type is {raw.get('model_type')!r}, expected {DIFFUSION!r}; choose its checkpoint"
             )
-        GemmaConfig.from_hf(raw, str(source))
+        gemma_from_hf(raw, str(source))
         stored_tensors(path)
         try:
             loaded: Any = DiffusionGemmaForBlockDiffusion.from_pretrained(
@@ -271,8 +272,8 @@ def gemma_twin(model: DiffusionGemmaForBlockDiffusion) -> Gemma4ForCausalLM:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = GemmaConfig.from_hf(model.config.to_dict(), type(model).__name__)
-    raw = config.model_copy(update={"self_conditioning": False}).to_hf()
+    config = gemma_from_hf(model.config.to_dict(), type(model).__name__)
+    raw = gemma_to_hf(config.model_copy(update={"self_conditioning": False}))
     theirs = AutoConfig.for_model(str(raw.pop("model_type")), **raw)
     with torch.device("meta"):
         twin: Any = AutoModelForCausalLM.from_config(theirs, dtype=model.dtype)  # type: ignore[no-untyped-call]
@@ -293,7 +294,7 @@ def _random_model(
     """The model with weights as in `names.RANDOM_DISTRIBUTION`. What two modules share is allocated once."""
     from transformers import AutoConfig, DiffusionGemmaForBlockDiffusion
 
-    raw = config.to_hf()
+    raw = gemma_to_hf(config)
     theirs = AutoConfig.for_model(str(raw.pop("model_type")), **raw)
     with torch.device("meta"):
         model = _without_vision(DiffusionGemmaForBlockDiffusion._from_config(theirs, dtype=dtype))  # type: ignore[no-untyped-call]

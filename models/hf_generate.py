@@ -28,6 +28,7 @@ from .config import BackboneConfig
 from .costs import Cost
 from .costs import forward_cost as analytic_cost
 from .gemma_config import GemmaConfig
+from .gemma_hf import gemma_from_hf
 from .generator import Observer, Phase, Request, Settings, Shape, Side
 from .hf_config import first_token, from_hf, to_hf
 from .hf_files import resolve, some, stored_tensors
@@ -345,7 +346,7 @@ def _model_eos(model: PreTrainedModel) -> int | None:
 def _known_config(model: PreTrainedModel) -> BackboneConfig | GemmaConfig | None:
     """The model's shape in our terms, None where it is not one that the cost formulae describe."""
     readers: tuple[Callable[[dict[str, object], str], BackboneConfig | GemmaConfig], ...]
-    readers = (from_hf, GemmaConfig.from_hf)
+    readers = (from_hf, gemma_from_hf)
     for read in readers:
         with suppress(InputError):
             return read(model.config.to_dict(), type(model).__name__)

@@ -19,7 +19,7 @@ from .generator import Settings
 # From this vocabulary on, a maximum in two levels beats one pass that carries indices, on a CPU.
 _TWO_LEVEL = 32_768
 # Logits worked on at once: temporaries of this size stay in a CPU's caches; a GPU wants fewer, larger kernels.
-_BLOCK_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
+BLOCK_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
 
 
 def choose(
@@ -39,8 +39,8 @@ def choose(
         logits[:, suppress] = -torch.inf
     if settings.temperature == 0 and not confidence:
         two_level = logits.shape[1] >= _TWO_LEVEL and not logits.is_cuda
-        return _argmax(logits)[1][:, 0] if two_level else logits.argmax(dim=-1), None
-    rows = max(1, _BLOCK_BYTES.get(logits.device.type, 2 << 20) // (4 * logits.shape[1]))
+        return largest(logits)[1][:, 0] if two_level else logits.argmax(dim=-1), None
+    rows = max(1, BLOCK_BYTES.get(logits.device.type, 2 << 20) // (4 * logits.shape[1]))
     uniforms = None
     if settings.temperature > 0:
         uniforms = torch.rand(logits.shape[0], dtype=torch.float64, device=logits.device, generator=random)
@@ -60,7 +60,7 @@ def _choose_rows(
 ) -> tuple[Tensor, Tensor | None]:
     """`choose` on float32 rows that fit the cache. `uniforms` [n] float64 in [0, 1), None for greedy."""
     if uniforms is None:
-        top, ids = _argmax(logits)
+        top, ids = largest(logits)
         return ids[:, 0], (logits - top).exp_().sum(dim=-1).reciprocal_()
     top = logits.amax(dim=-1, keepdim=True)
     scaled = (logits - top).div_(settings.temperature)
@@ -79,7 +79,7 @@ def _choose_rows(
     return ids, chosen / total
 
 
-def _argmax(logits: Tensor) -> tuple[Tensor, Tensor]:
+def largest(logits: Tensor) -> tuple[Tensor, Tensor]:
     """Largest of logits [n, V] and its index, each [n, 1]: in two levels, since a plain vectorised maximum is several
     times as fast as one that carries indices."""
     padded = F.pad(logits, (0, -logits.shape[1] % CHUNK), value=-torch.inf) if logits.shape[1] % CHUNK else logits

@@ -28,11 +28,9 @@ import torch
 from torch import Tensor
 
 from .draws import Draws
+from .sampling import BLOCK_BYTES
 
 Kind = Literal["euler", "analytic", "denoise"]
-
-# Float32 weights worked on at once, as in `sampling`.
-_BLOCK_BYTES = {"cpu": 2 << 20, "cuda": 256 << 20}
 
 
 def absorbing_weights(output: Tensor, kind: Kind, sigma: float, change: float, *, scale_by_sigma: bool) -> Tensor:
@@ -99,7 +97,7 @@ def draw_in_rows(
     count = where.shape[0]
     if draws.whole:
         return draws.tokens(weigh(slice(0, count)), where, window)
-    rows = max(1, _BLOCK_BYTES.get(where.device.type, 2 << 20) // (4 * size))
+    rows = max(1, BLOCK_BYTES.get(where.device.type, 2 << 20) // (4 * size))
     parts = [
         draws.tokens(weigh(slice(begin, begin + rows)), where[begin : begin + rows], window)
         for begin in range(0, count, rows)

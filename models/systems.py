@@ -17,6 +17,7 @@ from .. import InputError
 from .config import BackboneConfig
 from .dit_config import DiTConfig
 from .gemma_config import CAUSAL, CAUSAL_TEXT, DIFFUSION, GemmaConfig
+from .gemma_hf import gemma_from_hf
 from .hf_config import ARCHITECTURES, first_token, from_hf, read_json
 
 Layout = Literal["hf", "llada", "dit"]
@@ -189,7 +190,7 @@ def _read_sedd(raw: Mapping[str, Any], source: str) -> tuple[Config, Layout, str
 
 def _read_gemma(raw: Mapping[str, Any], source: str) -> tuple[Config, Layout, str]:
     generator = "diffusion-gemma" if raw["model_type"] == DIFFUSION else "hf"
-    return GemmaConfig.from_hf(raw, source), "hf", generator
+    return gemma_from_hf(raw, source), "hf", generator
 
 
 _READERS: dict[Any, Callable[[Mapping[str, Any], str], tuple[Config, Layout, str]]] = {

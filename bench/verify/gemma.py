@@ -14,6 +14,7 @@ import torch
 from ... import InputError
 from ...models.diffusion_gemma import DiffusionGemma, gemma_twin
 from ...models.gemma_config import DIFFUSION, GemmaConfig
+from ...models.gemma_hf import gemma_from_hf
 from ...models.generator import Request, Settings, Shape
 from ...models.hf_generate import HFGenerate
 from .folder import Folder
@@ -29,7 +30,7 @@ def check(folder: Folder) -> None:
     if not isinstance(text, dict) or not isinstance(results, dict):
         raise InputError(f"{folder.path / 'verified_recipe.json'}: text_config or results is missing; record it again")
     raw = {"model_type": DIFFUSION, "text_config": text, "vision_config": vision, "canvas_length": _CANVAS}
-    config = GemmaConfig.from_hf(raw, "verified_recipe.json")
+    config = gemma_from_hf(raw, "verified_recipe.json")
     ours = DiffusionGemma.from_config(config, 0, torch.float32, "cpu")
     checks: dict[str, Callable[[], None]] = {
         "diffusion_gemma.init.vision=True": lambda: _parameters(folder, recipe, config),

@@ -84,7 +84,7 @@ def plain(logits: Tensor, settings: Settings) -> Tensor:
 )
 def test_measures_against_a_plain_implementation(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     # 40 rows of 150 logits, three rows (1,800 bytes) at a time
-    monkeypatch.setattr(module, "_BLOCK_BYTES", {"cpu": 2000})
+    monkeypatch.setattr(module, "BLOCK_BYTES", {"cpu": 2000})
     logits = torch.randn(40, 150, generator=torch.Generator().manual_seed(1)) * 2
     p = plain(logits, settings)
     for measure in MEASURES:
@@ -132,7 +132,7 @@ def test_draws_follow_the_tempered_law(measure: Measure | None) -> None:
 def test_what_is_drawn_does_not_depend_on_the_measure_or_on_the_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = torch.randn(30, 20, generator=torch.Generator().manual_seed(2))
     whole, _ = ask(logits, "entropy", Settings(temperature=1.0))
-    monkeypatch.setattr(module, "_BLOCK_BYTES", {"cpu": 4 * 20 * 7})
+    monkeypatch.setattr(module, "BLOCK_BYTES", {"cpu": 4 * 20 * 7})
     for measure in (None, *MEASURES):
         assert torch.equal(ask(logits, measure, Settings(temperature=1.0))[0], whole)
 

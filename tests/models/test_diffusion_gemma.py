@@ -17,6 +17,7 @@ from dlmbench import InputError
 from dlmbench.models.checkpoints import save_checkpoint
 from dlmbench.models.diffusion_gemma import DiffusionGemma, gemma_twin
 from dlmbench.models.gemma_config import GemmaConfig
+from dlmbench.models.gemma_hf import gemma_to_hf
 from dlmbench.models.generator import Costed, Generator, Request, Settings
 from dlmbench.models.hf_generate import HFGenerate
 
@@ -333,7 +334,7 @@ def test_random_weights_are_the_shapes_and_the_seeds(dtype: torch.dtype) -> None
 
 def test_buffers_are_those_that_transformers_makes() -> None:
     ours: Any = DiffusionGemma.from_config(CONFIG, 0, torch.bfloat16, "cpu").model
-    raw = CONFIG.to_hf()
+    raw = gemma_to_hf(CONFIG)
     config = AutoConfig.for_model(str(raw.pop("model_type")), **raw)
     plain: Any = DiffusionGemmaForBlockDiffusion._from_config(config, dtype=torch.bfloat16)
     expected = {name: buffer for name, buffer in plain.named_buffers() if "vision" not in name}
@@ -401,7 +402,7 @@ def test_the_twin_generates_as_without_a_cache(
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
     """A checkpoint that transformers wrote, with a vision tower in it, and the model that it holds."""
-    raw = CONFIG.to_hf()
+    raw = gemma_to_hf(CONFIG)
     config = AutoConfig.for_model(str(raw.pop("model_type")), **raw)
     model = lively(DiffusionGemmaForBlockDiffusion(config)).eval()
     with torch.no_grad():

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, DiffusionGemmaForBloc
 from dlmbench import InputError
 from dlmbench.models.diffusion_gemma import DiffusionGemma, gemma_twin
 from dlmbench.models.gemma_config import GemmaConfig, _window_pairs
+from dlmbench.models.gemma_hf import gemma_from_hf, gemma_to_hf
 
 # Small enough to count by hand: sliding layers have 4 heads on 2 of 4 wide, the full one 4 heads on 1 of 6 wide.
 TINY: dict[str, Any] = {
@@ -67,7 +68,7 @@ def shape(**changes: Any) -> GemmaConfig:
 
 def module_parameters(config: GemmaConfig) -> int:
     """Parameters of transformers' module of this shape, each tensor once, without what vision adds."""
-    raw = config.to_hf()
+    raw = gemma_to_hf(config)
     theirs = AutoConfig.for_model(str(raw.pop("model_type")), **raw)
     with torch.device("meta"):
         if config.self_conditioning:
@@ -259,9 +260,9 @@ def test_a_config_survives_transformers(self_conditioning: bool) -> None:
         eos_token_id=3,
         canvas_length=4 if self_conditioning else 256,  # an AR config has none
     )
-    raw = config.to_hf()
+    raw = gemma_to_hf(config)
     theirs = AutoConfig.for_model(str(raw.pop("model_type")), **raw)
-    found = GemmaConfig.from_hf(json.loads(json.dumps(theirs.to_dict())))
+    found = gemma_from_hf(json.loads(json.dumps(theirs.to_dict())))
     assert found == config.model_copy(update={"layer_types": config.layers})
 
 
@@ -287,15 +288,15 @@ def published(**changes: Any) -> dict[str, Any]:
 
 
 def test_a_published_config_is_read() -> None:
-    assert GemmaConfig.from_hf(published()) == GemmaConfig(**REAL)
+    assert gemma_from_hf(published()) == GemmaConfig(**REAL)
     diffusion = published() | {"model_type": "diffusion_gemma", "canvas_length": 128}
-    assert GemmaConfig.from_hf(diffusion) == GemmaConfig(**REAL, self_conditioning=True, canvas_length=128)
+    assert gemma_from_hf(diffusion) == GemmaConfig(**REAL, self_conditioning=True, canvas_length=128)
 
 
 def test_absent_keys_take_transformers_defaults() -> None:
     raw = {"model_type": "diffusion_gemma", "text_config": {key: TINY[key] for key in TINY if "global" not in key}}
     del raw["text_config"]["sliding_window"], raw["text_config"]["canvas_length"]
-    found = GemmaConfig.from_hf(raw)
+    found = gemma_from_hf(raw)
     theirs: Any = AutoConfig.for_model("diffusion_gemma", text_config=dict(raw["text_config"]))
     text = theirs.text_config
     assert found.layers == tuple(text.layer_types)
@@ -326,4 +327,4 @@ def test_absent_keys_take_transformers_defaults() -> None:
 )
 def test_what_is_not_counted_is_refused_by_name(raw: dict[str, Any], problem: str) -> None:
     with pytest.raises(InputError, match=rf"^there/config\.json: .*{problem}"):
-        GemmaConfig.from_hf(raw, "there/config.json")
+        gemma_from_hf(raw, "there/config.json")

@@ -28,7 +28,7 @@ _published = importlib.util.module_from_spec(_spec)
 _spec.loader.exec_module(_published)
 published_llada: Callable[..., Tensor] = _published.published_llada
 
-REFERENCE = Path(__file__).parents[1] / "golden" / "transfer_counts.json"
+REFERENCE = Path(__file__).parents[1] / "golden" / "noise_schedules" / "transfer_counts.json"
 
 MakeNetwork = Callable[..., Backbone]
 Prompts = Callable[..., Tensor]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dlmbench import InputError
 from dlmbench.models.schedule import steps_per_block, transfer_counts
 
-REFERENCE = Path(__file__).parents[1] / "golden" / "transfer_counts.json"
+REFERENCE = Path(__file__).parents[1] / "golden" / "noise_schedules" / "transfer_counts.json"
 
 
 @given(positions=st.integers(1, 300), steps=st.integers(1, 300))
