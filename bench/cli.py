@@ -30,7 +30,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-FAILED, BAD_INPUT, INVALID, BUG, INTERRUPTED = 1, 2, 4, 70, 130
+FAILED, BAD_INPUT, INCONCLUSIVE, INVALID, BUG, INTERRUPTED = 1, 2, 3, 4, 70, 130
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; messages go to stderr.")]
 
@@ -295,6 +295,8 @@ def verify(
         _print_json(document)
     if document["failed"]:
         raise typer.Exit(FAILED)
+    if not document["passed"]:
+        raise typer.Exit(INCONCLUSIVE)
 
 
 def _version(value: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import math
 import os
 import time
@@ -11,10 +12,12 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ..models.architecture import Config
 from ..models.attention import attention_backend
 from ..models.catalog import Context, build
+from ..models.gemma_config import GemmaConfig
 from ..models.generator import Audited, Costed, Generator, Promising, Request, Settings, Shape
-from ..models.names import SPECULATIVE
+from ..models.names import BUILT_IN, SPECULATIVE
 from ..models.prompts import PromptSource
 from ..profiles.clocks import Clock
 from ..profiles.disturbance import CpuWindow, kept_waiting_s
@@ -22,6 +25,7 @@ from ..profiles.host import usable_cpus
 from ..profiles.observer import Recorder, Trace
 from ..profiles.record import Cell, Sample, Timeline, Warmup
 from ..profiles.reduction import Emission, reduce_trace, timeline
+from .schedules import Frame
 from .steady import windows_agree
 
 _KEPT_TRACES = 32
@@ -71,6 +75,20 @@ def check_cell(cell: Cell, context: Context) -> None:
     generator = generator_of(cell, context)
     if isinstance(generator, Promising):
         generator.promised_nfe(shape_of(cell), settings_of(cell))
+
+
+def _block_ends(cell: Cell, config: Config) -> list[int] | None:
+    """New tokens at the end of each block, where blocks are not simply the cell's block length from the first token."""
+    if cell.generator == SPECULATIVE:
+        return []  # a round commits as many tokens as are accepted
+    entry = BUILT_IN.get(cell.generator)
+    if entry is not None and entry.native_block and cell.block_length is not None:
+        sizes = Frame(cell.prompt_length, cell.length, cell.block_length).blocks
+    elif isinstance(config, GemmaConfig) and cell.side == "diffusion":
+        sizes = Frame(0, cell.length, config.canvas_length).blocks
+    else:
+        return None
+    return list(itertools.accumulate(sizes))
 
 
 def shape_of(cell: Cell) -> Shape:
@@ -157,6 +175,7 @@ class OpenCell:
             prompt=prompt,
             seed=seed,
             started_s=started_s,
+            block_ends=_block_ends(cell, self.context.config),
         )
         self._check(sample, out, tokens)
         if self.context.device == "cpu":

@@ -127,7 +127,12 @@ def with_weights(pair: Pair, reference: str) -> Pair:
             raise InputError(f"--weights {reference!r}: expected ar=CHECKPOINT,diffusion=CHECKPOINT or one of the two")
         if name in wanted:
             raise InputError(f"--weights {reference!r}: names the {name} side twice; give one checkpoint for each")
-        wanted[_SIDES[_SIDES.index(name)]] = value
+        hub = (pair.ar if name == "ar" else pair.diffusion).hub
+        if value == HUB and hub is None:
+            raise InputError(
+                f"--weights {reference!r}: pair {pair.name} names no published checkpoint for its {name} side"
+            )
+        wanted[_SIDES[_SIDES.index(name)]] = hub if value == HUB and hub else value
     for side, value in wanted.items():
         if value != RANDOM:
             folder = resolve(value).resolve()
@@ -204,6 +209,12 @@ def _warnings(suite: Suite, pairings: list[Pairing], pairs: dict[str, Pair], dev
         )
     if any(grid.length_policy == "natural" for grid in suite.grid) and random:
         found.append("Random weights almost never emit EOS: under the natural length policy they run to L.")
+    replayed = sorted({c.generator for p in pairings for c in p.cells if c.decode.commit_schedule is not None})
+    found += [
+        f"{name}: a commit schedule stands in for the data and the rule is not run: its reading back of one number a "
+        f"step, which real data would cost, is not in the latency."
+        for name in replayed
+    ]
     few = sorted({pairing.processes for pairing in pairings if pairing.processes < 5})
     if few:
         found.append(

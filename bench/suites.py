@@ -24,6 +24,7 @@ from ..models.names import (
     GPT2,
     HF_DYNAMIC,
     HF_STATIC,
+    MDLM,
     RANDOM,
     SPECULATIVE,
     TIMELESS_SAMPLERS,
@@ -119,9 +120,9 @@ class Grid(BaseModel):
     factor: PositiveReal | None = None
     entropy_bound: PositiveReal | None = None
     commit_schedule: str | None = None
-    cfg_scale: float = Field(default=0.0, ge=0, strict=True)
-    position_temperature: float = Field(default=0.0, ge=0, strict=True)
-    epsilon: float | None = Field(default=None, gt=0, lt=1, strict=True)
+    cfg_scale: float = Field(default=0.0, ge=0, strict=True, allow_inf_nan=False)
+    position_temperature: float = Field(default=0.0, ge=0, strict=True, allow_inf_nan=False)
+    epsilon: float | None = Field(default=None, gt=0, le=0.99, strict=True)
     draw: Literal["exact", "gumbel64", "gumbel32"] = "exact"
     suppress_mask: bool = Field(default=True, strict=True)
     idle_steps: Literal["skip", "run"] = "skip"
@@ -256,7 +257,8 @@ def _cells(grid: Grid, pair: Pair, prompt: int, length: int, batch: int, dtype: 
     if dtype == "auto":
         dtype = "bfloat16" if cuda else "float32"
     limit = min(pair.ar.backbone.max_position_embeddings, pair.diffusion.backbone.max_position_embeddings)
-    if prompt + length > limit:
+    # MDLM goes on in windows of its model's length.
+    if prompt + length > limit and pair.diffusion.generator != MDLM:
         raise InputError(f"prompt {prompt} + length {length} exceeds the {limit} positions of pair {pair.name}")
     automatic = ("eager", "cudagraph") if cuda else ("eager",)
     engines = [e for entry in grid.engines for e in (automatic if entry == "auto" else (entry,))]
@@ -267,9 +269,7 @@ def _cells(grid: Grid, pair: Pair, prompt: int, length: int, batch: int, dtype: 
     drawn = {"temperature": grid.temperature, "top_k": grid.top_k, "top_p": grid.top_p}
     for generator in dict.fromkeys((pair.ar.generator, pair.diffusion.generator, *pair.rivals, *grid.generators)):
         side = side_of(generator)
-        own = generator in (pair.ar.generator, pair.diffusion.generator) or generator in BUILT_IN
-        own = own and generator not in (HF_DYNAMIC, HF_STATIC, GPT2, DIFFUSION_GEMMA)
-        for engine, kernel in itertools.product(dict.fromkeys(engines if own else ("eager",)), grid.attention):
+        for engine, kernel in itertools.product(_engines(generator, pair, engines, cuda), grid.attention):
             base = common | {"side": side, "generator": generator, "engine": engine, "attention": kernel}
             if side == "ar":
                 yield Cell(**base, decode=Decode(**drawn))
@@ -277,6 +277,16 @@ def _cells(grid: Grid, pair: Pair, prompt: int, length: int, batch: int, dtype: 
             for axes in _diffusion_axes(grid, generator, prompt, length, pair):
                 axes["decode"] = Decode(**drawn, **axes["decode"])
                 yield Cell(**base, **axes)
+
+
+def _engines(generator: str, pair: Pair, asked: Sequence[str], cuda: bool) -> Sequence[str]:
+    """The engines that a generator is measured on: those asked for where it is ours, what transformers has where it
+    is its own."""
+    if generator == pair.ar.generator == HF_STATIC and cuda:
+        return ("eager", "compile")
+    ours = generator in BUILT_IN or generator in (pair.ar.generator, pair.diffusion.generator)
+    theirs = generator.partition(":")[0] in (HF_DYNAMIC, HF_STATIC, GPT2, DIFFUSION_GEMMA)
+    return tuple(dict.fromkeys(asked)) if ours and not theirs else ("eager",)
 
 
 def _diffusion_axes(grid: Grid, generator: str, prompt: int, length: int, pair: Pair) -> Iterator[dict[str, Any]]:
@@ -296,9 +306,16 @@ def _diffusion_axes(grid: Grid, generator: str, prompt: int, length: int, pair: 
         for block, remasking in itertools.product(_blocks(grid, generator, cache, length, shape), grid.remasking):
             native = entry is not None and entry.native_block
             count = len(Frame(prompt, length, block).blocks) if native and not grid.block_lengths else 1
-            for steps in _steps(grid, length, sampler or first, count):
-                if entry is not None and entry.blocks and not entry.native_block and grid.idle_steps == "skip":
-                    assert steps is not None
+            # A given schedule is as long as it is, whatever T.
+            given = grid.commit_schedule is not None and generator != SPECULATIVE
+            for steps in (None,) if given else _steps(grid, length, sampler or first, count):
+                if (
+                    entry is not None
+                    and entry.blocks
+                    and not entry.native_block
+                    and grid.idle_steps == "skip"
+                    and steps
+                ):
                     steps_per_block(length, steps, block)
                 decode: dict[str, Any] = {name: getattr(grid, name) for name in _SPECIAL}
                 decode |= {"sampler": sampler, "remasking": remasking}

@@ -125,8 +125,8 @@ class BlockCanvas:
             self._candidates = wanted.without(chosen, self.left)
 
     def ended(self, eos_id: int | None) -> bool:
-        """Whether the block just denoised gave every row an EOS; the host waits for it."""
-        return eos_id is not None and bool((self.ids[:, self.begin : self.end] == eos_id).any(dim=1).all())
+        """Whether every row holds an EOS by the end of the block just denoised; the host waits for it."""
+        return eos_id is not None and bool((self.ids[:, self.start : self.end] == eos_id).any(dim=1).all())
 
     def _uniforms(self, columns: Tensor, fed: range) -> Tensor:
         """Random scores of `columns` [B, n]: of every position that was fed, where a draw is of them all."""

@@ -100,8 +100,7 @@ class BlockDiffusion(ABC):
 
     def prepare(self, shape: Shape, settings: Settings) -> None:
         """Check the settings; allocate the cache, compile or capture the forward of a block."""
-        if settings.cache not in (None, "none", "kv"):
-            raise InputError(f"cache {settings.cache!r}: {self.name} knows kv (exact; the default) and none")
+        self._check_cache(settings)
         blocks = self.blocks(shape, settings)
         wanted = shape, blocks.size, settings.cache != "none"
         if wanted == self._prepared:
@@ -113,6 +112,15 @@ class BlockDiffusion(ABC):
             self.network, self.engine, blocks, shape.batch, self.kv_dtype, cached=settings.cache != "none"
         )
         self._prepared = wanted
+
+    def _check_cache(self, settings: Settings) -> None:
+        if settings.cache not in (None, "none", "kv"):
+            raise InputError(f"cache {settings.cache!r}: {self.name} knows kv (exact; the default) and none")
+        if settings.cache == "none" and self.engine != "eager":
+            raise InputError(
+                f"cache none with engine {self.engine}: each block's forward has another length; "
+                "choose cache kv, or engine eager"
+            )
 
     @torch.inference_mode()
     def generate(self, request: Request, observer: Observer) -> Tensor:
@@ -150,6 +158,7 @@ class BlockDiffusion(ABC):
 
     def promised_nfe(self, shape: Shape, settings: Settings) -> int | None:
         """Forwards of a generation of fixed length: prefill, denoising, stores. None where data or draws decide."""
+        self._check_cache(settings)
         steps = self.denoising_steps(shape, settings)
         if steps is None or settings.cache == "none":
             return steps

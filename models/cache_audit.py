@@ -9,12 +9,10 @@ a generation of its own, never in a timed one, and nothing of it is announced to
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
 
-from .generator import Phase
 from .network import Network
 
 # (canvas [B, S], columns [B, n]) -> the logits [B n, V] that a full forward predicts these columns with
@@ -79,17 +77,3 @@ class CacheAudit:
         if self.suppress is not None:
             logits = logits.index_fill(1, torch.tensor([self.suppress], device=logits.device), -torch.inf)
         return logits.argmax(dim=-1)
-
-
-class Silent:
-    """An observer that listens to nothing."""
-
-    def forward(
-        self, network: str, phase: Phase, rows: int, q_len: int, kv_len: int, logit_rows: int, mask: str
-    ) -> AbstractContextManager[object]:
-        return nullcontext()
-
-    def write(
-        self, row_mask: Tensor | None, token_ids: Tensor, step: int, *, offset: int = 0, committed: bool = True
-    ) -> None:
-        return

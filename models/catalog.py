@@ -80,6 +80,7 @@ class Context:
     partner: NetworkSource | None = None
     built: dict[Hashable, Generator] = field(default_factory=dict)
     _networks: dict[NetworkSource, Network] = field(default_factory=dict)
+    _gemmas: dict[NetworkSource, DiffusionGemma] = field(default_factory=dict)
 
     def network(self) -> Network:
         """This side's network, on the device, in evaluation mode."""
@@ -134,24 +135,35 @@ def build(name: str, context: Context) -> Generator:
         return Speculative(target, drafter, engine=context.engine, kv_dtype=context.kv_dtype)
     if kind in (HF_DYNAMIC, HF_STATIC):
         cache: Literal["dynamic", "static"] = "dynamic" if kind == HF_DYNAMIC else "static"
+        if context.kv_dtype not in (None, context.dtype):
+            raise InputError(f"kv_dtype: transformers keeps keys in the weights' dtype; leave it out for {name}")
+        # transformers compiles its decode step on an accelerator only.
+        compiled = context.engine == "compile" and cache == "static" and context.device.startswith("cuda")
+        engine: Literal["eager", "compile"] = "compile" if compiled else "eager"
         if reference:
-            return HFGenerate.from_path(reference, context.dtype, context.device, cache)
+            return HFGenerate.from_path(reference, context.dtype, context.device, cache, engine=engine)
         if isinstance(context.config, GemmaConfig):
-            return HFGenerate(_gemma_twin(context, context.config), cache=cache)
+            return HFGenerate(_gemma_twin(context, context.config), cache=cache, engine=engine)
         network = context.network()
         if not isinstance(network, Backbone):
             raise InputError(f"generator {name!r}: transformers has no {type(network).__name__}; choose ar")
-        return HFGenerate.from_backbone(network, cache)
+        return HFGenerate.from_backbone(network, cache, engine=engine)
     return _checked(name, load_factory(name)(context))
 
 
 def _diffusion_gemma(context: Context) -> DiffusionGemma:
     if not isinstance(context.config, GemmaConfig):
         raise InputError(f"generator {DIFFUSION_GEMMA!r} needs Gemma's network (family gemma); choose its pair")
-    if context.weights != RANDOM:
-        return DiffusionGemma.from_path(context.weights, context.dtype, context.device)
-    config = context.config.model_copy(update={"self_conditioning": True})
-    return DiffusionGemma.from_config(config, context.seed, context.dtype, context.device)
+    source = NetworkSource(context.config, context.weights)
+    kept = context._gemmas.get(source)
+    if kept is None:
+        if context.weights != RANDOM:
+            kept = DiffusionGemma.from_path(context.weights, context.dtype, context.device)
+        else:
+            config = context.config.model_copy(update={"self_conditioning": True})
+            kept = DiffusionGemma.from_config(config, context.seed, context.dtype, context.device)
+        context._gemmas[source] = kept
+    return DiffusionGemma(kept.model, eos_id=kept.eos_id)
 
 
 def _gemma_twin(context: Context, config: GemmaConfig) -> PreTrainedModel:

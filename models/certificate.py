@@ -86,6 +86,8 @@ def _line(quantity: str, unit: str, ar: Entry, diffusion: Entry) -> Line:
 
 
 def _by_design(quantity: str, ar: Entry, diffusion: Entry) -> Line:
+    if ar == diffusion:
+        return _line(quantity, "", ar, diffusion)
     return Line(quantity, "", ar, diffusion, None, "differs by design: this is what the pair compares")
 
 

@@ -79,9 +79,11 @@ def forward_cost(
     seen: Attention = "causal" if kind == "causal" else "block_causal" if block else "bidirectional"
     pairs = rows * attended_pairs(q_len, kv_len, seen, int(block or 1))
     flops = 2 * tokens * matrix + 2 * logit_rows * head + 4 * config.num_hidden_layers * config.query_size * pairs
+    # Sigma's networks are evaluated ahead, for many forwards at once: one reads only their outcome, a few vectors.
+    unread = config.conditioning_parameters if config.family == "dit" else 0
     kv_token = 2 * config.num_hidden_layers * config.kv_size * kv
     moved = (
-        weight * config.non_embedding_parameters
+        weight * (config.non_embedding_parameters - unread)
         + (weight * head if logit_rows else 0)
         + weight * tokens * config.hidden_size
         + kv_token * rows * (kv_len + q_len)

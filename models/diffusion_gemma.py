@@ -120,9 +120,16 @@ class DiffusionGemma:
 
     def prepare(self, shape: Shape, settings: Settings) -> None:
         """Check T and the settings; nothing is allocated, for transformers' cache grows as it goes."""
-        self._refuse(settings)
-        self._steps(shape.length, settings)
+        self.promised_nfe(shape, settings)
         self._shape = shape
+
+    def promised_nfe(self, shape: Shape, settings: Settings) -> int | None:
+        """T and an encoder pass for each canvas; None where the adaptive stop decides (policy `natural` without T)."""
+        self._refuse(settings)
+        each = self._steps(shape.length, settings)
+        canvases = -(-shape.length // self.config.canvas_length)
+        adaptive = settings.length_policy == "natural" and settings.steps is None
+        return None if adaptive else canvases * (each + 1)
 
     @torch.inference_mode()
     def generate(self, request: Request, observer: Observer) -> Tensor:

@@ -36,7 +36,7 @@ class DiTConfig(BaseModel):
     graph: Literal["absorb", "uniform"] = "absorb"
     noise: str = "loglinear"
     sigma_min: float = Field(default=1e-4, gt=0)
-    sigma_max: float = Field(default=20.0, gt=0)
+    sigma_max: float = Field(default=20.0, gt=0, le=80)  # exp(80) is near the end of float32
     block_size: int | None = Field(default=None, ge=1)
     eos_token_id: int | None = Field(default=None, ge=0)
 

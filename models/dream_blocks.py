@@ -23,13 +23,13 @@ import torch
 from torch import Tensor
 
 from .. import InputError
-from .cache_audit import CacheAudit, Silent, exact_logits
+from .cache_audit import CacheAudit, exact_logits
 from .costs import Cost
 from .dream_canvas import Denoising, Forward, started
 from .dream_courses import by_counts, by_recount, by_threshold
 from .dream_plan import Counts, block_counts, blocks, paid
 from .fast_forwards import CacheKind, FastForwards
-from .generator import Observer, Request, Settings, Shape, Side
+from .generator import Observer, Request, Settings, Shape, Side, Silent
 from .masked_diffusion import mask_of
 from .network import Network
 

@@ -26,12 +26,12 @@ from torch import Tensor
 
 from .. import InputError
 from .block_canvas import BlockCanvas
-from .cache_audit import CacheAudit, Silent, exact_logits
+from .cache_audit import CacheAudit, exact_logits
 from .candidates import planned_steps
 from .costs import Cost
 from .fast_forwards import CacheKind, FastForwards
 from .fast_steps import fast_plan, rule_of, until_done
-from .generator import Observer, Phase, Request, Settings, Shape, Side
+from .generator import Observer, Phase, Request, Settings, Shape, Side, Silent
 from .masked_diffusion import check_request, mask_of
 from .network import Network
 from .predict import check_draw, drawing

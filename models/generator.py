@@ -18,6 +18,7 @@ whether it is one of ours or a user's:
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
@@ -97,10 +98,12 @@ class Settings:
             raise InputError(f"threshold {self.threshold:g}: expected a probability, 0 to 1")
         for name in ("factor", "entropy_bound", "epsilon"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
+            if value is not None and not 0 < value < math.inf:
                 raise InputError(f"{name} {value:g}: expected a positive number")
+        if self.epsilon is not None and self.epsilon > 0.99:
+            raise InputError(f"epsilon {self.epsilon:g}: the time grid ends there; expected at most 0.99")
         for name in ("cfg_scale", "position_temperature"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"{name} {getattr(self, name):g}: expected 0 (off) or more")
 
     def refuse(self, system: str, *known: str) -> None:

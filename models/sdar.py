@@ -107,7 +107,10 @@ class SDAR(BlockDiffusion):
     def _table(self, blocks: Blocks, settings: Settings) -> list[int]:
         """k of each step of a block."""
         most = None if settings.idle_steps == "run" else blocks.size
-        return transfer_counts(blocks.size, steps_of_each_block(blocks, settings.steps, blocks.size, most))
+        # T = L is one step a position, also where the prompt's end shares a block and T does not divide.
+        whole = settings.steps == blocks.length and blocks.length % len(blocks.starts)
+        steps = None if whole else settings.steps
+        return transfer_counts(blocks.size, steps_of_each_block(blocks, steps, blocks.size, most))
 
     def _plan(self, blocks: Blocks, settings: Settings, rows: int) -> Plan | None:
         """What each step commits, where neither data nor a predicted mask decide it."""

@@ -7,6 +7,7 @@ that commits in any order.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,14 +78,19 @@ def reduce_trace(
     prompt: int,
     seed: int,
     started_s: float,
+    block_ends: Sequence[int] | None = None,
 ) -> tuple[Sample, Emission]:
-    """The stored sample of one generation, tokens [B, L]. `block_length` is L for one block, 1 for AR."""
+    """The stored sample of one generation, tokens [B, L]. `block_length` is L for one block, 1 for AR.
+
+    `block_ends` are the numbers of new tokens at which blocks end, where these are not of one length; empty where a
+    generator has no blocks of its own.
+    """
     out = emission(trace, tokens, policy, eos_id)
     target = [f for f in trace.forwards if f.network == "target"]
     longest = out.revealed_s[out.rows_tokens == out.rows_tokens.max()]
     revealed = np.median(longest, axis=0)
     # Blocks count whole, also the one that holds EOS: that is what was computed and committed.
-    ends = revealed[block_length - 1 :: block_length]
+    ends = revealed[block_length - 1 :: block_length] if block_ends is None else revealed[[e - 1 for e in block_ends]]
     ends = ends[np.isfinite(ends)]
     live = revealed[: int(out.rows_tokens.max())]
     gaps = np.diff(live) if side == "ar" and live.size > 1 and np.isfinite(live).all() else None

@@ -32,7 +32,16 @@ def verify_command(path: Path, console: Console) -> dict[str, Any]:
         raise InputError(f"{path}: not a folder; give one with a checkpoint and its recorded outputs")
     folder = Folder(path)
     system = _system(folder)
-    importlib.import_module(f"{__package__}.{system}").check(folder)
+    check = importlib.import_module(f"{__package__}.{system}").check
+    try:
+        check(folder)
+    except InputError:
+        raise
+    except Exception as error:  # a recording can be malformed in any way, and ends as a miss, not as a crash
+        folder.fail(f"{system}: the recording", f"cannot be checked to its end ({type(error).__name__}: {error})")
+    described = folder.json("generate.json").get("runs") if folder.has("generate.json") else None
+    if folder.names("io_generate.safetensors") and not described:
+        folder.fail("generate.json", "io_generate.safetensors holds runs, but none is described here")
     folder.items.extend(folder.left_over())
     if not folder.items:
         raise InputError(f"{path}: holds no recorded output; expected io.safetensors beside the checkpoint")
@@ -90,9 +99,9 @@ def _show(document: dict[str, Any], items: list[Item], console: Console) -> None
             name.append(f"\n  {plain(item.note)}", style="dim")
         table.add_row(name, error, tolerance, Text(words[item.passed], style=styles[item.passed]))
     console.print(table)
-    verdict = "passed" if not document["failed"] else "FAILED"
+    verdict = "FAILED" if document["failed"] else "passed" if document["passed"] else "nothing was checked"
     text = (
         f"{document['system']}: {document['passed']} passed, {document['failed']} missed, "
         f"{document['not_checked']} not checked: {verdict}"
     )
-    console.print(Text(text, style="green" if not document["failed"] else "bold red"))
+    console.print(Text(text, style="green" if verdict == "passed" else "bold red"))

@@ -51,6 +51,8 @@ COUNT_RULES: dict[str, Callable[[dict[str, Any]], list[int]]] = {
 
 def check(folder: Folder) -> None:
     """Compare everything in the two files. Raises InputError for what is named but not there or not readable."""
+    if any(not name.startswith("grid.") for name in folder.names(FILE)):
+        folder.tensor("t", FILE)
     for name in folder.names(FILE):
         if name == "t":
             folder.inputs("t", file=FILE)

@@ -117,7 +117,7 @@ def _run(folder: Folder, network: Network, run: dict[str, Any]) -> None:
     generator, tally = SDAR(network), Tally()
     generator.prepare(request.shape, request.settings)
     tokens = torch.cat((prompt, generator.generate(request, tally)), dim=1)
-    if _overtaken(tally, run, generator.mask_id):
+    if _overtaken(tally, run, blocks, generator.mask_id):
         folder.skip(name, "the published loop overwrote tokens that it had committed; ours never does")
         return
     folder.exact(f"{name}.tokens", tokens, expected=recorded)
@@ -147,11 +147,21 @@ def _settings(run: dict[str, Any], blocks: Blocks) -> Settings:
     )
 
 
-def _overtaken(tally: Tally, run: dict[str, Any], mask_id: int) -> bool:
-    """Whether a step's k exceeds the masks that it found, where the published rule then takes known positions."""
+def _overtaken(tally: Tally, run: dict[str, Any], blocks: Blocks, mask_id: int) -> bool:
+    """Whether a step's k exceeds the masks that it found, where the published rule then takes known positions.
+
+    Under fixed counts the run's own table says so; where a threshold decides, how many each step committed.
+    """
     if run["remasking_strategy"] == "sequential":
         return False
     table = transfer_counts(run["block_length"], run["denoising_steps"])
+    if run["remasking_strategy"] == "low_confidence_static":
+        left = blocks.new(blocks.starts[0])
+        for count in table:
+            if 0 < left < count:
+                return True
+            left = max(left - count, 0)
+        return False
     step = 0
     for index, (rows, ids, _, offset, _) in enumerate(tally.writes):
         step = 0 if index and offset != tally.writes[index - 1][3] else step + (index > 0)

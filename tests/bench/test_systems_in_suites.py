@@ -53,7 +53,8 @@ def cells(generator: str, weights: str = "random", **grid: Any) -> list[Cell]:
 
 def axes(generator: str, **grid: Any) -> list[str]:
     """What the keys of these cells say after L and T."""
-    return [cell.key.partition(f"/{generator}/L=8,T=8")[2] for cell in cells(generator, prompt_lengths=[32], **grid)]
+    keys = [cell.key.replace(",T=8", "") for cell in cells(generator, prompt_lengths=[32], **grid)]
+    return [key.partition(f"/{generator}/L=8")[2] for key in keys]
 
 
 # Keys
@@ -218,7 +219,7 @@ def context_of(generator: str) -> Any:
         ("sdar", {"factor": 1.0}),
         ("block-diffusion", {"threshold": 0.9}),
         # After 5 prompt tokens, blocks of 4 hold 8 tokens in three parts.
-        ("block-diffusion", {"prompt_lengths": [5], "block_lengths": ["4"]}),
+        ("block-diffusion", {"prompt_lengths": [5], "block_lengths": ["4"], "steps": [4]}),
         ("speculative", {"commit_schedule": "constant:4", "cfg_scale": 1.0}),
     ],
 )
@@ -362,7 +363,7 @@ def test_the_command_refuses_in_one_line_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["mdlm-small", "sedd-small", "bd3lm-small"])
+@pytest.mark.parametrize("name", ["sedd-small", "bd3lm-small"])  # MDLM goes on in windows
 def test_every_dit_pair_stops_at_its_positions(name: str) -> None:
     pair = load_pair(name)
     suite = checked_suite({"name": "m", "grid": [{"pairs": [name], "lengths": [1000], "steps": ["L"]}]}, "m.toml")

@@ -4,7 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from dlmbench.models.cache_audit import CacheAudit, Silent, exact_logits
+from dlmbench.models.cache_audit import CacheAudit, exact_logits
+from dlmbench.models.generator import Silent
 
 
 def audit_of(exact: list[list[float]], suppress: int | None = None) -> CacheAudit:

@@ -15,6 +15,7 @@ from dlmbench import InputError
 from dlmbench.bench.verify.folder import Folder
 from dlmbench.bench.verify.sdar import MostProbable, _overtaken, check
 from dlmbench.bench.verify.tally import Tally
+from dlmbench.models.block_forwards import Blocks
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "sdar"
 
@@ -139,12 +140,16 @@ def test_missing_parts_are_told_apart(copied: Path) -> None:
 def test_a_step_that_wants_more_than_is_left_is_seen() -> None:
     # Two steps of two on a block of four, of which one position is the prompt's: the second finds one mask.
     run = {"remasking_strategy": "low_confidence_static", "block_length": 4, "denoising_steps": 2}
+    blocks = Blocks(1, 3, 4)
+    assert _overtaken(Tally(), run, blocks, mask_id=9), "fixed counts need no look at what was committed"
+    assert not _overtaken(Tally(), run, Blocks(4, 4, 4), mask_id=9)
+    run |= {"remasking_strategy": "low_confidence_dynamic"}
     tally = Tally()
     tally.write(torch.tensor([[True, True, False]]), torch.tensor([[5, 5, 9]]), 0, offset=0)
-    assert not _overtaken(tally, run, mask_id=9)
+    assert not _overtaken(tally, run, blocks, mask_id=9)
     tally.write(torch.tensor([[False, False, True]]), torch.tensor([[5, 5, 5]]), 1, offset=0)
-    assert _overtaken(tally, run, mask_id=9)
-    assert not _overtaken(tally, run | {"remasking_strategy": "sequential"}, mask_id=9)
+    assert _overtaken(tally, run, blocks, mask_id=9)
+    assert not _overtaken(tally, run | {"remasking_strategy": "sequential"}, blocks, mask_id=9)
 
 
 def test_nothing_is_drawn() -> None:
