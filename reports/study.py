@@ -162,15 +162,21 @@ class Study:
 
 
 def steps_label(point: Point) -> str:
-    """`AR`, or `T = 8` with its share of L where that is simple (`T = 16 = L/4`), and what else tells it apart."""
+    """`AR`, or `T = 8` with its share of L where that is simple (`T = 16 = L/4`), or with its block: `T = 16 · b4`.
+
+    Short enough for the margin of a bar; `variant` says it in full.
+    """
     if not point.steps:
-        return f"AR{variant(point)}"
+        return "AR"
+    block = point.measurement.cell.block_length
+    if block not in (None, point.length):
+        return f"T = {point.steps} · b{block}"
     share = ""
     if point.steps == point.length:
         share = " = L"
     elif point.length % point.steps == 0:
         share = f" = L/{point.length // point.steps}"
-    return f"T = {point.steps}{share}{variant(point)}"
+    return f"T = {point.steps}{share}"
 
 
 def variant(point: Point) -> str:
