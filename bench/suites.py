@@ -274,7 +274,8 @@ def _cells(grid: Grid, pair: Pair, prompt: int, length: int, batch: int, dtype: 
             if side == "ar":
                 yield Cell(**base, decode=Decode(**drawn))
                 continue
-            for axes in _diffusion_axes(grid, generator, prompt, length, pair):
+            rivals = (pair.diffusion.generator, *grid.generators)
+            for axes in _diffusion_axes(_known_to(grid, generator, rivals), generator, prompt, length, pair):
                 axes["decode"] = Decode(**drawn, **axes["decode"])
                 yield Cell(**base, **axes)
 
@@ -331,6 +332,32 @@ def _diffusion_axes(grid: Grid, generator: str, prompt: int, length: int, pair: 
                     "cache": cache if entry is None or cache != entry.caches[0] else None,
                     "decode": decode,
                 }
+
+
+def _known_to(grid: Grid, generator: str, generators: Sequence[str]) -> Grid:
+    """The grid as it holds for one generator: a setting that it does not know, and another generator of the grid does,
+    keeps its default here. Raises InputError for one that none of them knows."""
+    entry = BUILT_IN.get(generator)
+    if entry is None:
+        return grid
+    others = [BUILT_IN.get(name) for name in generators]
+    changes: dict[str, Any] = {}
+    for axis, known in (("samplers", "samplers"), ("caches", "caches")):
+        asked = getattr(grid, axis)
+        mine = tuple(value for value in asked if value in getattr(entry, known))
+        for value in asked:
+            if value not in mine and not any(o is None or value in getattr(o, known) for o in others):
+                _fits(axis.rstrip("s"), value, getattr(entry, known), generator)
+        changes[axis] = mine
+    for name in ("threshold", "factor", "entropy_bound", "cfg_scale", "position_temperature", "commit_schedule"):
+        default = Grid.model_fields[name].default
+        if name in entry.rules or getattr(grid, name) == default:
+            continue
+        if not any(o is None or name in o.rules for o in others):
+            knowing = ", ".join(key for key, o in BUILT_IN.items() if name in o.rules)
+            raise InputError(f"{name} {getattr(grid, name)!r} does not fit generator {generator!r}; it fits {knowing}")
+        changes[name] = default
+    return grid.model_copy(update=changes)
 
 
 def _fits(what: str, asked: str | None, known: tuple[str, ...], generator: str) -> None:

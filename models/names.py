@@ -28,7 +28,8 @@ class BuiltIn:
     where none is asked for; `mask` and `kv` are the certificate's words for its attention and its cache.
 
     `blocks`: T and the block length must divide L and the number of blocks (see `schedule.steps_per_block`).
-    `native_block`: without a block length it takes the one that its network was trained with.
+    `native_block`: without a block length it takes the one that its network was trained with. `rules` are the decode
+    settings of single systems that it knows (see `generator.Settings`).
     """
 
     side: Literal["ar", "diffusion"]
@@ -39,6 +40,7 @@ class BuiltIn:
     caches: tuple[str, ...] = ("none",)
     blocks: bool = False
     native_block: bool = False
+    rules: tuple[str, ...] = ()
 
 
 _WHOLE = "none: the whole sequence at every step"
@@ -52,18 +54,21 @@ BUILT_IN: dict[str, BuiltIn] = {
     MASKED_DIFFUSION: BuiltIn(
         "diffusion", "LLaDA's sampler: semi-autoregressive blocks, low-confidence or random remasking, guidance",
         "bidirectional", _WHOLE, blocks=True,
+        rules=("cfg_scale", "commit_schedule"),
     ),
     LLADA: BuiltIn(
-        "diffusion", "another name of masked-diffusion, which is LLaDA's sampler", "bidirectional", _WHOLE, blocks=True
+        "diffusion", "another name of masked-diffusion, which is LLaDA's sampler", "bidirectional", _WHOLE, blocks=True,
+        rules=("cfg_scale", "commit_schedule"),
     ),
     FAST_DLLM: BuiltIn(
         "diffusion", "Fast-dLLM on LLaDA: prefix or dual cache, confidence threshold or factor",
         "bidirectional", _STALE, caches=("none", "prefix", "dual"), blocks=True,
+        rules=("threshold", "factor", "commit_schedule"),
     ),
     DREAM: BuiltIn(
         "diffusion", "Dream's samplers, and Fast-dLLM's blocks with prefix or dual cache",
         "bidirectional", _STALE, samplers=("origin", "maskgit_plus", "topk_margin", "entropy"),
-        caches=("none", "prefix", "dual"),
+        caches=("none", "prefix", "dual"), rules=("threshold", "position_temperature", "commit_schedule"),
     ),
     MDLM: BuiltIn(
         "diffusion", "MDLM's samplers under the SUBS parameterisation", "bidirectional", _WHOLE,
@@ -80,22 +85,22 @@ BUILT_IN: dict[str, BuiltIn] = {
     SDAR: BuiltIn(
         "diffusion", "SDAR's block diffusion", "block-causal", _EXACT,
         samplers=("low_confidence_dynamic", "low_confidence_static", "sequential", "entropy_bounded"),
-        caches=("kv", "none"), blocks=True, native_block=True,
+        caches=("kv", "none"), blocks=True, native_block=True, rules=("threshold", "entropy_bound", "commit_schedule"),
     ),
     BLOCK_DIFFUSION: BuiltIn(
         "diffusion", "SDAR's block diffusion with a fixed number of tokens a step: block length 1 to L on one network",
         "block-causal", _EXACT,
         samplers=("low_confidence_static", "sequential", "low_confidence_dynamic", "entropy_bounded"),
-        caches=("kv", "none"), blocks=True, native_block=True,
+        caches=("kv", "none"), blocks=True, native_block=True, rules=("threshold", "entropy_bound", "commit_schedule"),
     ),
     SPECULATIVE: BuiltIn(
         "diffusion", "hybrid: the pair's diffusion network drafts, its AR network verifies and keeps its own law",
         "causal; the drafter bidirectional", "static, live keys only; the drafter's of its last draft",
-        caches=("prefix", "none"),
+        caches=("prefix", "none"), rules=("commit_schedule",),
     ),
     DIFFUSION_GEMMA: BuiltIn(
         "diffusion", "DiffusionGemma: uniform-state canvases, entropy bound, through transformers' classes",
-        "causal encoder, bidirectional canvas", "the encoder's, exact", caches=("kv",),
+        "causal encoder, bidirectional canvas", "the encoder's, exact", caches=("kv",), rules=("entropy_bound",),
     ),
     HF_DYNAMIC: BuiltIn(
         "ar", "transformers' generate with a dynamic cache, on the pair's own weights; hf:PATH for a checkpoint",
