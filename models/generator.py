@@ -101,7 +101,7 @@ class Settings:
             if value is not None and not 0 < value < math.inf:
                 raise InputError(f"{name} {value:g}: expected a positive number")
         if self.epsilon is not None and self.epsilon > 0.99:
-            raise InputError(f"epsilon {self.epsilon:g}: the time grid ends there; expected at most 0.99")
+            raise InputError(f"epsilon {self.epsilon:g}: the time grid ends there; expected at most 0.99, below 1")
         for name in ("cfg_scale", "position_temperature"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise InputError(f"{name} {getattr(self, name):g}: expected 0 (off) or more")

@@ -173,7 +173,7 @@ def test_built_in_generators_share_the_contexts_network() -> None:
     assert ar.network is diffusion.network is here.network()
     assert ar.kv_dtype is torch.bfloat16
     for name, kind in (("hf", "dynamic"), ("hf-static", "static")):
-        reference = build(name, here)
+        reference = build(name, here.for_cell("eager", None))
         assert isinstance(reference, HFGenerate)
         assert reference.cache == kind
 
