@@ -26,12 +26,11 @@ from ...models.network import Padding
 from ...models.noise import block_noise
 from ...models.parameterisations import subs_log_probs
 from .block_race import BlockRace
-from .folder import Folder
-from .mdlm import time_conditioned
+from .folder import RUNS, Folder
+from .mdlm import compare_log_probs, time_conditioned, training_noise
+from .runs import TIMED_LOOP, generated, repeat_runs
 from .sdar import last_block
-from .tally import Tally
 
-RUNS = "io_generate.safetensors"
 # With this ending, the network saw the noise level.
 _TIMED = "_time_cond"
 
@@ -47,16 +46,8 @@ def check(folder: Folder) -> None:
     if not folder.has("generate.json"):
         return
     recorded = folder.json("generate.json")
-    for run in recorded["runs"]:
-        try:
-            _run(folder, network, run, recorded)
-        except Exception as error:  # one run's failure must not hide the others
-            folder.fail(str(run.get("name", "?")), f"{type(error).__name__}: {error}")
-    folder.skip(
-        "the measured loop",
-        "recorded draws are of every token at every position; the loop that is timed draws the same law from fewer "
-        "numbers, and its law is what the tests check",
-    )
+    repeat_runs(folder, lambda name, run: _run(folder, network, name, run, recorded))
+    folder.skip("the measured loop", TIMED_LOOP)
 
 
 def _outputs(folder: Folder, network: DiT, size: int) -> None:
@@ -104,23 +95,15 @@ def _loss(folder: Folder, network: DiT, logits: Tensor, x0: Tensor, xt: Tensor) 
     assert mask_id is not None  # SUBS has one
     log_probs = subs_log_probs(logits, xt, mask_id)
     if "subs_logprobs_train" in folder.names():
-        # Where the recording has a probability; elsewhere both must stand for 0: float32 has no more to say.
-        theirs = folder.tensor("subs_logprobs_train")
-        possible = theirs > -1e5
-        folder.compare("subs_logprobs_train", log_probs[possible], expected=theirs[possible], note="where > -1e5")
-        folder.exact("subs_logprobs_train, impossible", int((log_probs[~possible] > -9e5).sum()), expected=0)
+        compare_log_probs(folder, "subs_logprobs_train", log_probs)
     if "token_nelbo" in folder.names():
-        section: dict[str, Any] = {}
-        if folder.has("config_training_repo.json"):
-            section = folder.json("config_training_repo.json").get("noise", {})
-        noise = block_noise(section.get("type", "loglinear"))
+        noise = block_noise(training_noise(folder)["type"])
         folder.compare("token_nelbo", token_nelbo(log_probs, x0, noise.nelbo_weight(folder.tensor("t"))))
 
 
-def _run(folder: Folder, network: DiT, run: dict[str, Any], recorded: dict[str, Any]) -> None:
+def _run(folder: Folder, network: DiT, name: str, run: dict[str, Any], recorded: dict[str, Any]) -> None:
     """One run: draws, weights of the first draw, tokens and forwards."""
-    name, size = run["name"], recorded["block_size"]
-    mask_id = recorded["mask_token_id"]
+    size, mask_id = recorded["block_size"], recorded["mask_token_id"]
     # The times of first hitting change nothing: the network does not see them.
     folder.inputs(f"{name}.np_uniforms", file=RUNS)
     final = folder.tensor(f"{name}.x_final", RUNS)
@@ -147,14 +130,13 @@ def _run(folder: Folder, network: DiT, run: dict[str, Any], recorded: dict[str, 
         idle_steps="run",
     )
     request = Request(prompt, final.shape[1] - 1, settings, 0, draws=draws)
-    generator, tally = BD3LM(network), Tally()
-    generator.prepare(request.shape, settings)
-    tokens = torch.cat((prompt, generator.generate(request, tally)), dim=1)
+    generator = BD3LM(network)
+    tokens, tally = generated(generator, request)
     if draws.unused:
         folder.fail(f"{name}.uniforms", f"{draws.unused} recorded draws were not asked for, expected none")
     folder.compare(f"{name}.probs_step0", draws.weights[0].view(1, size, -1), file=RUNS)
     folder.exact(f"{name}.draws", torch.stack(draws.draws)[:, None], file=RUNS)
-    folder.exact(f"{name}.x_final", tokens, file=RUNS)
+    folder.exact(f"{name}.x_final", torch.cat((prompt, tokens), dim=1), file=RUNS)
     folder.exact(f"{name}.forwards", tally.nfe, expected=run["forwards"])
     denoised = sum(forward[1] == "denoise" for forward in tally.forwards)
     folder.exact(f"{name}.sampling_steps_reported", denoised, expected=run["sampling_steps_reported"])

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ... import InputError
 from ...models.draws import RaceDraws
+from .race import recorded_uniforms
 
 
 class BlockRace:
@@ -23,7 +24,7 @@ class BlockRace:
     def __init__(
         self, uniforms: Tensor, first: Tensor, mask_id: int, *, choices: Tensor | None, stays: list[float] | None
     ) -> None:
-        self.uniforms, self.mask_id, self.choices, self.stays = uniforms, mask_id, choices, stays
+        self.uniforms, self.mask_id, self.choices, self.stays = list(uniforms), mask_id, choices, stays
         self.ids = first.clone()
         self.step = 0
         self.chosen = 0
@@ -32,13 +33,8 @@ class BlockRace:
 
     def tokens(self, weights: Tensor, where: Tensor, window: tuple[int, int]) -> Tensor:
         draw = len(self.draws)
-        if draw == len(self.uniforms):
-            raise InputError(f"the sampler draws more often than the {draw} times that are recorded")
         shape = (*window, weights.shape[1])
-        if self.uniforms[draw].shape != shape:
-            raise InputError(
-                f"draw {draw} needs uniforms {list(shape)}, recorded are {list(self.uniforms[draw].shape)}"
-            )
+        uniforms = recorded_uniforms(self.uniforms, draw, shape)
         if not bool((self.ids == self.mask_id).any()):
             self.ids, self.step = torch.full_like(self.ids, self.mask_id), 0
         opened = (self.ids == self.mask_id).nonzero()[:, 0]
@@ -46,7 +42,6 @@ class BlockRace:
             raise InputError(f"draw {draw} is at {where.tolist()}, but open are {opened.tolist()}")
         full = self._closed(shape[2])
         full[where] = weights
-        uniforms = self.uniforms[draw]
         race = RaceDraws(lambda _: uniforms)
         drawn = race.tokens(full, torch.arange(shape[1]), window)
         kept = opened if self.choices is None else opened[int(self.choices[draw]) :][:1]

@@ -18,7 +18,7 @@ from rich.text import Text
 from ... import InputError
 from ...models.systems import read_system
 from ...reports.plain import plain
-from .folder import Folder, Item
+from .folder import RUNS, Folder, Item
 
 # The check of each system: a module of this package with a function `check(folder)`.
 _CHECKS = {
@@ -40,8 +40,8 @@ def verify_command(path: Path, console: Console) -> dict[str, Any]:
     except Exception as error:  # a recording can be malformed in any way, and ends as a miss, not as a crash
         folder.fail(f"{system}: the recording", f"cannot be checked to its end ({type(error).__name__}: {error})")
     described = folder.json("generate.json").get("runs") if folder.has("generate.json") else None
-    if folder.names("io_generate.safetensors") and not described:
-        folder.fail("generate.json", "io_generate.safetensors holds runs, but none is described here")
+    if folder.names(RUNS) and not described:
+        folder.fail("generate.json", f"{RUNS} holds runs, but none is described here")
     folder.items.extend(folder.left_over())
     if not folder.items:
         raise InputError(f"{path}: holds no recorded output; expected io.safetensors beside the checkpoint")

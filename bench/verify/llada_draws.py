@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ... import InputError
 from ...models.draws import RaceDraws
-from .folder import Folder
+from .folder import RUNS, Folder
 
 
 class Recorded:
@@ -24,13 +24,13 @@ class Recorded:
         self._race = RaceDraws(lambda shape: self._next(self.noise, "uniforms", shape), eps=0.0)
 
     @classmethod
-    def of(cls, folder: Folder, name: str, stored: list[str], file: str) -> Recorded | None:
+    def of(cls, folder: Folder, name: str, stored: list[str]) -> Recorded | None:
         """The draws among the tensors `stored` for the run `name`, None if there are none."""
         found: dict[bool, list[Tensor]] = {False: [], True: []}
         for entry in stored:
             kind = entry.rpartition(".")[2]
             if "uniforms" in kind:
-                found[kind.startswith("confidence")] += folder.tensor(entry, file).unbind()
+                found[kind.startswith("confidence")] += folder.tensor(entry, RUNS).unbind()
         return cls(name, found[False], found[True]) if any(found.values()) else None
 
     def tokens(self, weights: Tensor, where: Tensor, window: tuple[int, int]) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 from ... import InputError
 from ...models.checkpoints import load_network
 from ...models.dit import DiT
-from ...models.generator import Request, Settings
+from ...models.generator import Settings
 from ...models.graphs import graph
 from ...models.layouts import pieces
 from ...models.losses import score_entropy, token_nelbo
@@ -25,14 +25,14 @@ from ...models.mdlm import MDLM
 from ...models.mdlm_moves import moves
 from ...models.noise import NoiseSchedule, noise_schedule
 from ...models.parameterisations import d3pm_log_probs, sedd_log_score, subs_log_probs, subs_score
-from .folder import Folder
-from .race import Replay
-from .tally import Tally
+from .folder import RUNS, Folder
+from .race import Replay, replay
+from .runs import TIMED_LOOP, repeat_runs
 
-RUNS = "io_generate.safetensors"
 BARE = "model_bare.safetensors"
 # Absolute, relative: weights of single tokens are small, those of the mask carry the rounding of sums over all.
 WEIGHTS = (1e-6, 1e-3)
+_PARTS = ("uniforms", "draws", "probs_step0", "probs_last", "x_final")
 _CONDITIONED = {"time_cond": True, "no_time_cond": False}
 
 
@@ -47,21 +47,19 @@ def check(folder: Folder) -> None:
             _bare(folder, network)
         if folder.names():
             _outputs(folder, network, noise)
-    for run in folder.json("generate.json").get("runs", []) if folder.has("generate.json") else []:
-        _run(folder, network, noise, run)
-    folder.skip(
-        "the measured loop",
-        "recorded draws are of every token at every position; the loop that is timed draws the same law from fewer "
-        "numbers, and its law is what the tests check",
-    )
+    repeat_runs(folder, lambda name, run: _run(folder, network, noise, name, run))
+    folder.skip("the measured loop", TIMED_LOOP)
+
+
+def training_noise(folder: Folder) -> dict[str, Any]:
+    """What the training config says about the schedule; without one, that it is loglinear."""
+    file = "config_training_repo.json"
+    return {"type": "loglinear"} | (folder.json(file).get("noise", {}) if folder.has(file) else {})
 
 
 def _noise(folder: Folder) -> NoiseSchedule:
-    """The schedule that the training config names; without one, loglinear."""
-    section: dict[str, Any] = {}
-    if folder.has("config_training_repo.json"):
-        section = folder.json("config_training_repo.json").get("noise", {})
-    name = section.get("type", "loglinear")
+    section = training_noise(folder)
+    name = section["type"]
     sized = name in ("geometric", "linear")
     return noise_schedule(name, **{key: section[key] for key in ("sigma_min", "sigma_max") if sized and key in section})
 
@@ -126,12 +124,12 @@ def _outputs(folder: Folder, network: DiT, noise: NoiseSchedule) -> None:
                 continue
             ours = read(logits)
             if reading == "subs_logprobs":
-                _log_probs(folder, name, ours)
+                compare_log_probs(folder, name, ours)
             else:
                 folder.compare(name, ours)
 
 
-def _log_probs(folder: Folder, name: str, ours: Tensor) -> None:
+def compare_log_probs(folder: Folder, name: str, ours: Tensor) -> None:
     """Where the recording has a probability, compare; elsewhere both must stand for 0: float32 has no more to say."""
     theirs = folder.tensor(name)
     possible = theirs > -1e5
@@ -139,44 +137,23 @@ def _log_probs(folder: Folder, name: str, ours: Tensor) -> None:
     folder.exact(f"{name}, impossible", int((ours[~possible] > -9e5).sum()), expected=0)
 
 
-def _run(folder: Folder, network: DiT, noise: NoiseSchedule, run: dict[str, Any]) -> None:
+def _run(folder: Folder, network: DiT, noise: NoiseSchedule, name: str, run: dict[str, Any]) -> None:
     """One recorded run: draws, weights of the first and last draw, tokens and forwards."""
-    name = str(run.get("name", "?"))
-    folder.inputs(
-        *(f"{name}.{part}" for part in ("uniforms", "draws", "probs_step0", "probs_last", "x_final")), file=RUNS
-    )
+    folder.inputs(*(f"{name}.{part}" for part in _PARTS), file=RUNS)
     if not run.get("noise_removal", True):
         folder.skip(name, "recorded without noise removal; ours always removes the masks that are left")
         return
-    try:
-        with time_conditioned(network, bool(run["time_conditioning"])):
-            _replay(folder, network, noise, run, name)
-    except Exception as error:  # one run's failure must not hide the others
-        folder.fail(name, f"{type(error).__name__}: {error}")
-
-
-def _replay(folder: Folder, network: DiT, noise: NoiseSchedule, run: dict[str, Any], name: str) -> None:
     uniforms, final = folder.tensor(f"{name}.uniforms", RUNS), folder.tensor(f"{name}.x_final", RUNS)
     settings = Settings(temperature=1.0, steps=run["num_steps"], sampler=run["sampler"], epsilon=run["eps"])
     generator = MDLM(network)
     generator.noise = noise
     start = torch.full_like(final, generator.mask_id)
     draws = Replay(list(uniforms), start, generator.mask_id, _closed(run, noise, len(uniforms)))
-    request = Request(start[:, :0], final.shape[1], settings, run.get("seed", 0), draws=draws)
-    tally = Tally()
-    generator.prepare(request.shape, settings)
-    tokens = generator.generate(request, tally)
-    if draws.unused:
-        folder.fail(f"{name}.uniforms", f"{draws.unused} of {len(uniforms)} recorded draws were not asked for")
-        return
+    with time_conditioned(network, bool(run["time_conditioning"])):
+        if not replay(folder, name, run, generator, settings, draws):
+            return
     for part, draw in (("probs_step0", 0), ("probs_last", -1)):
         folder.compare(f"{name}.{part}", draws.weights[draw], WEIGHTS, file=RUNS)
-    folder.exact(f"{name}.draws", torch.stack(draws.draws), file=RUNS)
-    folder.exact(f"{name}.x_final", tokens, file=RUNS)
-    folder.exact(f"{name}.nfe", tally.nfe, expected=run["nfe"])
-    promised = generator.promised_nfe(request.shape, settings)
-    if promised is not None:
-        folder.exact(f"{name}.nfe, promised", promised, expected=run["nfe"])
 
 
 def _closed(run: dict[str, Any], noise: NoiseSchedule, count: int) -> list[tuple[float, float]]:

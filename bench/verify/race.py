@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ... import InputError
 from ...models.draws import RaceDraws
+from ...models.generator import Request, Settings
+from ...models.mdlm import MDLM
+from ...models.sedd import SEDD
+from .folder import RUNS, Folder
+from .runs import generated
 
 
 class Replay:
@@ -39,11 +45,8 @@ class Replay:
 
     def tokens(self, weights: Tensor, where: Tensor, window: tuple[int, int]) -> Tensor:
         draw = len(self.draws)
-        if draw == len(self.uniforms):
-            raise InputError(f"the sampler draws more often than the {draw} times that are recorded")
-        uniforms, shape = self.uniforms[draw], (*window, weights.shape[1])
-        if tuple(uniforms.shape) != shape:
-            raise InputError(f"draw {draw} needs uniforms {list(shape)}, recorded are {list(uniforms.shape)}")
+        shape = (*window, weights.shape[1])
+        uniforms = recorded_uniforms(self.uniforms, draw, shape)
         full = torch.zeros(shape)
         if self.mask_id is not None:
             own, mask = self.closed[draw]
@@ -72,3 +75,31 @@ class Replay:
     def unused(self) -> int:
         """Recorded draws that the sampler did not ask for."""
         return len(self.uniforms) - len(self.draws)
+
+
+def recorded_uniforms(uniforms: Sequence[Tensor], draw: int, shape: tuple[int, ...]) -> Tensor:
+    """The uniforms of a draw, which must be recorded for all positions and tokens, [B, L, V]. Raises InputError."""
+    if draw == len(uniforms):
+        raise InputError(f"the sampler draws more often than the {draw} times that are recorded")
+    if uniforms[draw].shape != shape:
+        raise InputError(f"draw {draw} needs uniforms {list(shape)}, recorded are {list(uniforms[draw].shape)}")
+    return uniforms[draw]
+
+
+def replay(
+    folder: Folder, name: str, run: dict[str, Any], generator: MDLM | SEDD, settings: Settings, draws: Replay
+) -> bool:
+    """Repeat a run without a prompt: draws, tokens and forwards. False, and a miss, where draws were left over."""
+    start, recorded = draws.ids, len(draws.uniforms)
+    request = Request(start[:, :0], start.shape[1], settings, run.get("seed", 0), draws=draws)
+    tokens, tally = generated(generator, request)
+    if draws.unused:
+        folder.fail(f"{name}.uniforms", f"{draws.unused} of {recorded} recorded draws were not asked for")
+        return False
+    folder.exact(f"{name}.draws", torch.stack(draws.draws), file=RUNS)
+    folder.exact(f"{name}.x_final", tokens, file=RUNS)
+    folder.exact(f"{name}.nfe", tally.nfe, expected=run["nfe"])
+    promised = generator.promised_nfe(request.shape, settings)
+    if promised is not None:
+        folder.exact(f"{name}.nfe, promised", promised, expected=run["nfe"])
+    return True

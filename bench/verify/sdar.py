@@ -4,8 +4,8 @@
 and of the last block beside a cache of the earlier ones; `train_mask_example_n{N}_bs{B}`. `generate.json` and
 `io_generate.safetensors`: runs whose multinomial draw was replaced by the most probable token, from `prompt`.
 
-Skipped are runs in which the published loop raises, overwrites the prompt, or takes more positions of a block than are
-masked and so overwrites what it had committed: ours does none of it.
+Skipped are runs in which, by what is recorded of them, the published loop raises, overwrites the prompt, or has to take
+more positions of a block than are masked and so overwrites what it had committed: ours does none of it.
 """
 
 from __future__ import annotations
@@ -27,10 +27,9 @@ from ...models.generator import Request, Settings
 from ...models.network import Network
 from ...models.schedule import transfer_counts
 from ...models.sdar import SAMPLERS, SDAR
-from .folder import Folder
-from .tally import Tally
+from .folder import RUNS, Folder
+from .runs import generated, repeat_runs
 
-RUNS = "io_generate.safetensors"
 _MASK = re.compile(r"train_mask_example_n(?P<length>[0-9]+)_bs(?P<block>[1-9][0-9]*)")
 
 
@@ -59,12 +58,7 @@ def check(folder: Folder) -> None:
         found = _MASK.fullmatch(name)
         if found:
             folder.exact(name, training_mask(int(found["length"]), int(found["block"])))
-    if folder.has("generate.json"):
-        for run in folder.json("generate.json")["runs"]:
-            try:
-                _run(folder, network, run)
-            except Exception as error:  # a run that breaks is a result, and the others are still wanted
-                folder.fail(str(run.get("name", "?")), f"{type(error).__name__}: {error}")
+    repeat_runs(folder, lambda name, run: _run(folder, network, name, run))
 
 
 def _logits(folder: Folder, network: Network) -> None:
@@ -94,13 +88,12 @@ def last_block(network: Network, stored: Tensor, ids: Tensor, size: int) -> Tens
     return network.trunk(ids[:, first:], mask="bidirectional", cache=cache, start=first)
 
 
-def _run(folder: Folder, network: Network, run: dict[str, Any]) -> None:
-    name = run["name"]
+def _run(folder: Folder, network: Network, name: str, run: dict[str, Any]) -> None:
     if "raises" in run:
         folder.skip(name, f"the published loop raises here ({run['raises']})")
         return
-    recorded = folder.tensor(f"{name}.tokens", RUNS)
-    if not run.get("prompt_preserved", True):
+    recorded, prompt = folder.tensor(f"{name}.tokens", RUNS), folder.tensor("prompt", RUNS)
+    if not run.get("prompt_preserved", torch.equal(recorded[:, : prompt.shape[1]], prompt)):
         folder.skip(name, "the published loop overwrote the prompt; ours never does")
         return
     if "greedy" not in run:
@@ -109,17 +102,15 @@ def _run(folder: Folder, network: Network, run: dict[str, Any]) -> None:
     if run["remasking_strategy"] not in SAMPLERS:
         folder.skip(name, f"no sampler {run['remasking_strategy']} is known; known are {', '.join(SAMPLERS)}")
         return
-    prompt = folder.tensor("prompt", RUNS)
-    size = run["block_length"]
-    blocks = Blocks(prompt.shape[1], run["gen_length"], size)
-    folder.exact(f"{name}.total_length", blocks.end, expected=recorded.shape[1])
-    request = Request(prompt, recorded.shape[1] - prompt.shape[1], _settings(run, blocks), 0, draws=MostProbable())
-    generator, tally = SDAR(network), Tally()
-    generator.prepare(request.shape, request.settings)
-    tokens = torch.cat((prompt, generator.generate(request, tally)), dim=1)
-    if _overtaken(tally, run, blocks, generator.mask_id):
+    blocks = Blocks(prompt.shape[1], run["gen_length"], run["block_length"])
+    if _overtaken(run, blocks):
         folder.skip(name, "the published loop overwrote tokens that it had committed; ours never does")
         return
+    folder.exact(f"{name}.total_length", blocks.end, expected=recorded.shape[1])
+    request = Request(prompt, recorded.shape[1] - prompt.shape[1], _settings(run, blocks), 0, draws=MostProbable())
+    generator = SDAR(network)
+    new, tally = generated(generator, request)
+    tokens = torch.cat((prompt, new), dim=1)
     folder.exact(f"{name}.tokens", tokens, expected=recorded)
     folder.exact(f"{name}.forwards", tally.nfe, expected=run["forwards"])
     folder.exact(f"{name}.forward_lengths", tally.lengths, expected=run["forward_lengths"])
@@ -147,27 +138,17 @@ def _settings(run: dict[str, Any], blocks: Blocks) -> Settings:
     )
 
 
-def _overtaken(tally: Tally, run: dict[str, Any], blocks: Blocks, mask_id: int) -> bool:
-    """Whether a step's k exceeds the masks that it found, where the published rule then takes known positions.
+def _overtaken(run: dict[str, Any], blocks: Blocks) -> bool:
+    """Whether a step's fixed k exceeds the masks that are left, where the published rule then takes known positions.
 
-    Under fixed counts the run's own table says so; where a threshold decides, how many each step committed.
+    Under a threshold nothing that is recorded says how many were left: such a run is compared, and ours cannot excuse
+    itself by what it did.
     """
-    if run["remasking_strategy"] == "sequential":
+    if run["remasking_strategy"] != "low_confidence_static":
         return False
-    table = transfer_counts(run["block_length"], run["denoising_steps"])
-    if run["remasking_strategy"] == "low_confidence_static":
-        left = blocks.new(blocks.starts[0])
-        for count in table:
-            if 0 < left < count:
-                return True
-            left = max(left - count, 0)
-        return False
-    step = 0
-    for index, (rows, ids, _, offset, _) in enumerate(tally.writes):
-        step = 0 if index and offset != tally.writes[index - 1][3] else step + (index > 0)
-        assert rows is not None
-        # What this step committed and what it left: the masks that it found.
-        found = rows.sum(dim=1) + (ids == mask_id).sum(dim=1)
-        if bool((found < table[step]).any()):
+    left = blocks.new(blocks.starts[0])
+    for count in transfer_counts(run["block_length"], run["denoising_steps"]):
+        if 0 < left < count:
             return True
+        left = max(left - count, 0)
     return False

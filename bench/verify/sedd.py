@@ -15,15 +15,15 @@ from ... import InputError
 from ...models.canvas import schedule_of
 from ...models.checkpoints import load_network
 from ...models.dit import DiT
-from ...models.generator import Request, Settings
+from ...models.generator import Settings
 from ...models.graphs import graph
 from ...models.losses import score_entropy, sedd_loss
 from ...models.parameterisations import sedd_log_score
 from ...models.sedd import SEDD
-from .folder import Folder
-from .mdlm import RUNS, WEIGHTS, head_output
-from .race import Replay
-from .tally import Tally
+from .folder import RUNS, Folder
+from .mdlm import WEIGHTS, head_output
+from .race import Replay, replay
+from .runs import repeat_runs
 
 _PARTS = ("uniforms", "uniforms_denoise", "draws", "probs_step0", "probs_denoise", "x_init", "x_final")
 
@@ -36,8 +36,7 @@ def check(folder: Folder) -> None:
     with torch.inference_mode():
         if folder.names():
             _outputs(folder, network)
-    for run in folder.json("generate.json").get("runs", []) if folder.has("generate.json") else []:
-        _run(folder, network, run)
+    repeat_runs(folder, lambda name, run: _run(folder, network, name, run))
 
 
 def _outputs(folder: Folder, network: DiT) -> None:
@@ -75,20 +74,12 @@ def _outputs(folder: Folder, network: DiT) -> None:
             folder.compare(name, values)
 
 
-def _run(folder: Folder, network: DiT, run: dict[str, Any]) -> None:
-    name = str(run.get("name", "?"))
+def _run(folder: Folder, network: DiT, name: str, run: dict[str, Any]) -> None:
+    """One recorded run: draws, weights of the first and last draw, tokens and forwards."""
     folder.inputs(*(f"{name}.{part}" for part in _PARTS), file=RUNS)
     if not run.get("denoise", True):
         folder.skip(name, "recorded without the denoising draw; ours always ends with it")
         return
-    try:
-        _replay(folder, network, run, name)
-    except Exception as error:  # one run's failure must not hide the others
-        folder.fail(name, f"{type(error).__name__}: {error}")
-
-
-def _replay(folder: Folder, network: DiT, run: dict[str, Any], name: str) -> None:
-    """One recorded run: draws, weights of the first and last draw, tokens and forwards."""
     final = folder.tensor(f"{name}.x_final", RUNS)
     uniforms = [*folder.tensor(f"{name}.uniforms", RUNS), folder.tensor(f"{name}.uniforms_denoise", RUNS)]
     generator, mask_id = SEDD(network), network.config.mask_id
@@ -96,21 +87,12 @@ def _replay(folder: Folder, network: DiT, run: dict[str, Any], name: str) -> Non
     settings = Settings(temperature=1.0, steps=run["steps"], sampler=run["predictor"], epsilon=run["eps"])
     # Where there is a token, nothing else can be reached: it has all the weight.
     draws = Replay(uniforms, start, mask_id, [(1.0, 0.0)] * len(uniforms), network.config.vocab_size)
-    request = Request(start[:, :0], final.shape[1], settings, run.get("seed", 0), draws=draws)
-    tally = Tally()
-    generator.prepare(request.shape, settings)
-    tokens = generator.generate(request, tally)
-    if draws.unused:
-        folder.fail(f"{name}.uniforms", f"{draws.unused} of {len(uniforms)} recorded draws were not asked for")
+    if not replay(folder, name, run, generator, settings, draws):
         return
     for part, draw in (("probs_step0", 0), ("probs_denoise", -1)):
         recorded = folder.tensor(f"{name}.{part}", RUNS)
         note = "each position's largest as 1, negative ones as 0"
         folder.compare(f"{name}.{part}", _shares(draws.weights[draw]), WEIGHTS, expected=_shares(recorded), note=note)
-    folder.exact(f"{name}.draws", torch.stack(draws.draws), file=RUNS)
-    folder.exact(f"{name}.x_final", tokens, file=RUNS)
-    folder.exact(f"{name}.nfe", tally.nfe, expected=run["nfe"])
-    folder.exact(f"{name}.nfe, promised", generator.promised_nfe(request.shape, settings), expected=run["nfe"])
 
 
 def _shares(weights: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dlmbench.models.backbone import Backbone
+from dlmbench.models.canvas import Canvas
 from dlmbench.models.config import BackboneConfig
 from dlmbench.models.generator import Generator, Request, Settings
 from dlmbench.models.weights import random_network
@@ -113,3 +114,17 @@ def run() -> Callable[..., tuple[Tensor, Seen]]:
         return tokens, seen
 
     return run_it
+
+
+@pytest.fixture
+def inputs(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """What every forward on a canvas is given, in order."""
+    seen: list[Tensor] = []
+    plain = Canvas.logits
+
+    def logits(self: Canvas, where: Tensor, condition: Tensor | None) -> Tensor:
+        seen.append(self.ids.clone())
+        return plain(self, where, condition)
+
+    monkeypatch.setattr(Canvas, "logits", logits)
+    return seen

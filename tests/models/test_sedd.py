@@ -15,7 +15,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from dlmbench import InputError
 from dlmbench.models.backbone import Backbone
-from dlmbench.models.canvas import Canvas
 from dlmbench.models.dit import DiT
 from dlmbench.models.dit_config import DiTConfig
 from dlmbench.models.draws import inverse_cdf
@@ -59,20 +58,6 @@ def dit(**changes: Any) -> DiT:
     network.rotary(64)
     assert isinstance(network, DiT)
     return network
-
-
-@pytest.fixture
-def inputs(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """What every forward is given, in order."""
-    seen: list[Tensor] = []
-    plain = Canvas.logits
-
-    def logits(self: Canvas, where: Tensor, condition: Tensor | None) -> Tensor:
-        seen.append(self.ids.clone())
-        return plain(self, where, condition)
-
-    monkeypatch.setattr(Canvas, "logits", logits)
-    return seen
 
 
 # Weights ---------------------------------------------------------------------------------------------

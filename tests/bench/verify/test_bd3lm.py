@@ -1,14 +1,11 @@
 """The check of BD3LM: it passes on the recording, and sees every kind of change to it."""
 
-import json
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from dlmbench import InputError
@@ -19,61 +16,28 @@ from dlmbench.bench.verify.folder import Folder, Item
 GOLDEN = Path(__file__).parents[2] / "golden" / "bd3lm"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Tiny operations gain nothing from threads, and on a busy machine wait for each other's."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
-def copied(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(GOLDEN, tmp_path / "bd3lm"))
+def copied(recording: Callable[[str], Any]) -> Any:
+    return recording("bd3lm")
 
 
-def checked(path: Path) -> Folder:
-    folder = Folder(path)
-    check(folder)
-    return folder
-
-
-def failed(path: Path) -> list[str]:
-    return [item.name for item in checked(path).items if item.passed is False]
-
-
-def change(file: Path, edit: Callable[[dict[str, Tensor]], None]) -> None:
-    tensors = load_file(file)
-    edit(tensors)
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, file)
-
-
-def runs(path: Path, edit: Callable[[dict[str, Any]], None], which: str) -> None:
-    recorded = json.loads((path / "generate.json").read_text())
-    for run in recorded["runs"]:
-        if run["name"] == which:
-            edit(run)
-    (path / "generate.json").write_text(json.dumps(recorded))
-
-
-def test_everything_recorded_is_compared_and_agrees() -> None:
-    folder = checked(GOLDEN)
+def test_everything_recorded_is_compared_and_agrees(copied: Any) -> None:
+    folder = copied.checked()
     assert [item.name for item in folder.items if item.passed is not True] == ["the measured loop"]
     assert folder.left_over() == []
     names = {item.name for item in folder.items}
-    for run in json.loads((GOLDEN / "generate.json").read_text())["runs"]:
+    for run in copied.described()["runs"]:
         parts = ("probs_step0", "draws", "x_final", "forwards", "sampling_steps_reported")
         assert {f"{run['name']}.{part}" for part in parts} <= names
 
 
-def test_a_changed_weight_fails(copied: Path) -> None:
+def test_a_changed_weight_fails(copied: Any) -> None:
     def edit(tensors: dict[str, Tensor]) -> None:
         name = next(name for name in tensors if name.endswith("blocks.0.attn_qkv.weight"))
         tensors[name][0] += 0.5
 
-    change(copied / "model.safetensors", edit)
-    found = failed(copied)
+    copied.change("model.safetensors", edit)
+    found = copied.failed()
     for name in ("logits_train", "logits_kvcache_last_block", "logits_full_attention", "first_hitting.kv.probs_step0"):
         assert name in found
 
@@ -86,53 +50,53 @@ def test_a_changed_weight_fails(copied: Path) -> None:
         ("first_hitting.kv.nucleus0.9", "probs_step0"),
     ],
 )
-def test_a_changed_recording_fails(run: str, part: str, copied: Path) -> None:
+def test_a_changed_recording_fails(run: str, part: str, copied: Any) -> None:
     name = f"{run}.{part}"
 
     def edit(tensors: dict[str, Tensor]) -> None:
         flat = tensors[name].view(-1)
         flat[-1] = flat[-1] + 1
 
-    change(copied / "io_generate.safetensors", edit)
-    assert any(found.startswith(run) for found in failed(copied))
+    copied.change("io_generate.safetensors", edit)
+    assert any(found.startswith(run) for found in copied.failed())
 
 
 @pytest.mark.parametrize("name", ["attention_mask_train", "input_ids_train", "input_ids_kvcache_equiv", "token_nelbo"])
-def test_a_changed_output_fails(name: str, copied: Path) -> None:
+def test_a_changed_output_fails(name: str, copied: Any) -> None:
     def edit(tensors: dict[str, Tensor]) -> None:
         flat = tensors[name].view(-1)
         flat[3] = ~flat[3] if flat.dtype == torch.bool else flat[3] + 1
 
-    change(copied / "io.safetensors", edit)
-    assert failed(copied) == [name]
+    copied.change("io.safetensors", edit)
+    assert copied.failed() == [name]
 
 
 @pytest.mark.parametrize("key", ["forwards", "sampling_steps_reported"])
 @pytest.mark.parametrize("run", ["ddpm.kv", "first_hitting.nocache"])
-def test_another_number_of_forwards_fails(key: str, run: str, copied: Path) -> None:
+def test_another_number_of_forwards_fails(key: str, run: str, copied: Any) -> None:
     def edit(entry: dict[str, Any]) -> None:
         entry[key] += 1
 
-    runs(copied, edit, run)
-    assert f"{run}.{key}" in failed(copied)
+    copied.edit_runs(edit, run)
+    assert f"{run}.{key}" in copied.failed()
 
 
 @pytest.mark.parametrize("run", ["ddpm.kv", "first_hitting.kv"])
 @pytest.mark.parametrize("more", [False, True])
-def test_draws_must_neither_run_out_nor_be_left_over(run: str, more: bool, copied: Path) -> None:
+def test_draws_must_neither_run_out_nor_be_left_over(run: str, more: bool, copied: Any) -> None:
     def edit(tensors: dict[str, Tensor]) -> None:
         name = f"{run}.uniforms"
         tensors[name] = torch.cat((tensors[name], tensors[name][:1])) if more else tensors[name][:-1]
 
-    change(copied / "io_generate.safetensors", edit)
-    (item,) = (item for item in checked(copied).items if item.passed is False)
+    copied.change("io_generate.safetensors", edit)
+    (item,) = (item for item in copied.checked().items if item.passed is False)
     assert run in item.name
     assert ("1 recorded draws were not asked for" if more else "draws more often than the") in item.note
 
 
-def test_a_run_that_cannot_be_made_fails_alone(copied: Path) -> None:
-    runs(copied, lambda run: run.pop("num_strides"), "ddpm.kv")
-    items = [item for item in checked(copied).items if item.passed is False]
+def test_a_run_that_cannot_be_made_fails_alone(copied: Any) -> None:
+    copied.edit_runs(lambda run: run.pop("num_strides"), "ddpm.kv")
+    items = [item for item in copied.checked().items if item.passed is False]
     assert items == [Item("ddpm.kv", None, None, False, "KeyError: 'num_strides'")]
 
 

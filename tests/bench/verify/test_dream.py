@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,43 +14,27 @@ from torch import Tensor
 from dlmbench import InputError
 from dlmbench.bench.verify.dream import check
 from dlmbench.bench.verify.dream_draws import Recorded
-from dlmbench.bench.verify.folder import Folder, Item
+from dlmbench.bench.verify.folder import RUNS, Folder, Item
 from dlmbench.bench.verify.tally import Tally
 from dlmbench.models.checkpoints import load_network
 from dlmbench.models.dream import Dream
 from dlmbench.models.generator import Request, Settings
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "dream"
-RUNS = "io_generate.safetensors"
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Tiny operations gain nothing from threads, and on a busy machine wait for each other's."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
-def copied(tmp_path: Path) -> Callable[..., Path]:
+def copied(recording: Callable[[str], Any]) -> Callable[..., Path]:
     """A function that copies the recording, with a change of its tensors, and only those of its runs that are named."""
 
     def copy(*names: str, file: str = RUNS, change: Callable[[dict[str, Any]], None] | None = None) -> Path:
-        path = tmp_path / "dream"
-        shutil.copytree(GOLDEN, path)
-        recorded = json.loads((path / "generate.json").read_text())
-        recorded["runs"] = [run for run in recorded["runs"] if run["name"] in names]
-        assert len(recorded["runs"]) == len(names)
+        folder = recording("dream")
+        folder.keep_runs(*names)
         if file == "generate.json" and change:
-            change(recorded["runs"][0])
+            folder.edit_runs(change, names[0])
         elif change:
-            tensors = load_file(path / file)
-            change(tensors)
-            save_file(tensors, path / file)
-        (path / "generate.json").write_text(json.dumps(recorded))
-        return path
+            folder.change(file, change)
+        return Path(folder.path)
 
     return copy
 

@@ -1,58 +1,33 @@
 """`verify` of LLaDA: the recorded folders pass whole, and nothing that is wrong in one goes unnoticed."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
 
 from dlmbench import InputError
-from dlmbench.bench.verify.folder import Folder, Item
-from dlmbench.bench.verify.llada import GENERATE, check
+from dlmbench.bench.verify.folder import RUNS, Folder, Item
+from dlmbench.bench.verify.llada import check
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 
 Runs = list[dict[str, Any]]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Any:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
-def copied(tmp_path: Path) -> Callable[..., Path]:
+def copied(recording: Callable[[str], Any]) -> Callable[..., Any]:
     """A function that copies the folder with only the runs whose names it is given, and changes their fields."""
 
-    def copy(*names: str, **changes: Any) -> Path:
-        folder = tmp_path / "llada"
-        shutil.copytree(GOLDEN / "llada", folder)
-        recorded = json.loads((folder / "generate.json").read_text())
-        recorded["runs"] = [run | changes for run in recorded["runs"] if run["name"] in names]
-        assert len(recorded["runs"]) == len(names)
-        (folder / "generate.json").write_text(json.dumps(recorded))
+    def copy(*names: str, **changes: Any) -> Any:
+        folder = recording("llada")
+        folder.keep_runs(*names)
+        folder.edit_runs(lambda run: run.update(changes))
         return folder
 
     return copy
-
-
-def edit(folder: Path, file: str, change: Callable[[dict[str, torch.Tensor]], None]) -> None:
-    tensors = load_file(folder / file)
-    change(tensors)
-    save_file(tensors, folder / file)
-
-
-def failed(folder: Path) -> list[str]:
-    book = Folder(folder)
-    check(book)
-    return [item.name for item in book.items if item.passed is False]
 
 
 @pytest.mark.parametrize("name", ["llada", "llada_gqa"])
@@ -76,35 +51,35 @@ def test_the_recorded_folder_passes(name: str) -> None:
     assert tensors <= checked
 
 
-def test_a_perturbed_weight_fails(copied: Callable[..., Path]) -> None:
+def test_a_perturbed_weight_fails(copied: Callable[..., Any]) -> None:
     folder = copied()
 
     def perturb(tensors: dict[str, torch.Tensor]) -> None:
         tensors["model.transformer.blocks.1.q_proj.weight"][0] += 0.05
 
-    edit(folder, "model.safetensors", perturb)
-    assert {"logits", "hidden_final_norm", "dual_cache_logits"} <= set(failed(folder))
+    folder.change("model.safetensors", perturb)
+    assert {"logits", "hidden_final_norm", "dual_cache_logits"} <= set(folder.failed())
 
 
 @pytest.mark.parametrize("name", ["orig.g16b8s8", "fast.g16b8.thr0.3", "prefix.g16b8s8", "dual.g16b8.thr0.3"])
-def test_a_wrong_token_step_or_count_fails(name: str, copied: Callable[..., Path]) -> None:
+def test_a_wrong_token_step_or_count_fails(name: str, copied: Callable[..., Any]) -> None:
     folder = copied(name)
 
     def other(tensors: dict[str, torch.Tensor]) -> None:
         tensors[f"{name}.tokens"][0, -1] = (tensors[f"{name}.tokens"][0, -1] + 1) % 80
         tensors[f"{name}.unmask_step"][0, -1] += 1
 
-    edit(folder, GENERATE, other)
-    assert failed(folder) == [f"{name}.tokens", f"{name}.unmask_step"]
-    runs = json.loads((folder / "generate.json").read_text())
+    folder.change(RUNS, other)
+    assert folder.failed() == [f"{name}.tokens", f"{name}.unmask_step"]
+    runs = folder.described()
     runs["runs"][0]["forwards"] += 1
     if "forward_lengths" in runs["runs"][0]:
         runs["runs"][0]["forward_lengths"][0] -= 1
-    (folder / "generate.json").write_text(json.dumps(runs))
+    folder.describe(runs)
     wrong = {f"{name}.{what}" for what in ("tokens", "unmask_step", "forwards")}
     wrong |= set() if name.startswith("orig") else {f"{name}.forward_lengths"}
     wrong |= set() if "thr" in name else {f"{name}.promised_nfe"}
-    assert set(failed(folder)) == wrong
+    assert set(folder.failed()) == wrong
 
 
 @pytest.mark.parametrize("change", ["shorter", "longer", "missing", "other shape"])
@@ -113,7 +88,7 @@ def test_a_wrong_token_step_or_count_fails(name: str, copied: Callable[..., Path
     [("orig.temp0.7.g8b4s4", "uniforms_f64"), ("orig.random_remask.g8b4s4", "confidence_uniforms")],
 )
 def test_draws_that_run_out_or_are_left_over_fail(
-    name: str, kind: str, change: str, copied: Callable[..., Path]
+    name: str, kind: str, change: str, copied: Callable[..., Any]
 ) -> None:
     folder = copied(name)
 
@@ -124,9 +99,8 @@ def test_draws_that_run_out_or_are_left_over_fail(
                 "shorter": draws[:-1], "longer": torch.cat((draws, draws[:1])), "other shape": draws[:, :, 1:]
             }[change].contiguous()  # fmt: skip
 
-    edit(folder, GENERATE, redraw)
-    book = Folder(folder)
-    check(book)
+    folder.change(RUNS, redraw)
+    book = folder.checked()
     (item,) = [item for item in book.items if item.passed is False]
     expected = {
         "shorter": "have run out", "longer": "1 recorded draws were not used", "missing": "draws are not recorded",
@@ -135,43 +109,39 @@ def test_draws_that_run_out_or_are_left_over_fail(
     assert expected[change] in item.note
 
 
-def test_other_draws_fail(copied: Callable[..., Path]) -> None:
+def test_other_draws_fail(copied: Callable[..., Any]) -> None:
     name = "orig.temp0.7.g8b4s4"
     folder = copied(name)
-    edit(
-        folder, GENERATE, lambda tensors: tensors[f"{name}.uniforms_f64"].copy_(tensors[f"{name}.uniforms_f64"].flip(3))
-    )
-    assert f"{name}.tokens" in failed(folder)
+    folder.change(RUNS, lambda tensors: tensors[f"{name}.uniforms_f64"].copy_(tensors[f"{name}.uniforms_f64"].flip(3)))
+    assert f"{name}.tokens" in folder.failed()
 
 
-def test_a_prompt_with_masks_is_skipped(copied: Callable[..., Path]) -> None:
+def test_a_prompt_with_masks_is_skipped(copied: Callable[..., Any]) -> None:
     folder = copied("orig.g16b8s8")
-    edit(folder, GENERATE, lambda tensors: tensors["prompts"][:, 1].fill_(91))
-    book = Folder(folder)
-    check(book)
+    folder.change(RUNS, lambda tensors: tensors["prompts"][:, 1].fill_(91))
+    book = folder.checked()
     (item,) = [item for item in book.items if item.passed is None]
     assert item == Item("orig.g16b8s8", None, None, None, item.note)
     assert "which the reference fills in" in item.note
 
 
-def test_a_run_that_cannot_be_made_fails_and_the_others_go_on(copied: Callable[..., Path]) -> None:
+def test_a_run_that_cannot_be_made_fails_and_the_others_go_on(copied: Callable[..., Any]) -> None:
     folder = copied("orig.g16b8s8", "dual.g16b8s8", prompts="row 7")
-    assert failed(folder) == ["orig.g16b8s8", "dual.g16b8s8"]
+    assert folder.failed() == ["orig.g16b8s8", "dual.g16b8s8"]
 
 
-def test_a_loop_that_nobody_knows_is_skipped(copied: Callable[..., Path]) -> None:
+def test_a_loop_that_nobody_knows_is_skipped(copied: Callable[..., Any]) -> None:
     folder = copied("orig.g16b8s8")
-    text = (folder / "generate.json").read_text().replace("orig.g16b8s8", "triple.g16b8s8")
-    (folder / "generate.json").write_text(text)
-    book = Folder(folder)
-    check(book)
+    text = (folder.path / "generate.json").read_text().replace("orig.g16b8s8", "triple.g16b8s8")
+    (folder.path / "generate.json").write_text(text)
+    book = folder.checked()
     assert [item.note for item in book.items if item.passed is None] == ["no loop 'triple' is known"]
 
 
-def test_another_mask_id_fails(copied: Callable[..., Path]) -> None:
+def test_another_mask_id_fails(copied: Callable[..., Any]) -> None:
     folder = copied()
-    (folder / "generate.json").write_text('{"mask_id": 90, "runs": []}')
-    assert failed(folder) == ["mask_id"]
+    (folder.path / "generate.json").write_text('{"mask_id": 90, "runs": []}')
+    assert folder.failed() == ["mask_id"]
 
 
 def test_a_folder_of_another_system_is_refused() -> None:

@@ -1,61 +1,23 @@
 """The recorded MDLM passes; whatever is changed in the recording or in the weights is found."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from dlmbench import InputError
-from dlmbench.bench.verify.folder import Folder, Item
+from dlmbench.bench.verify.folder import Folder
 from dlmbench.bench.verify.mdlm import check
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "mdlm"
 RUN = "ddpm_cache.notc.steps20"
 
 
-def checked(path: Path) -> dict[str, Item]:
-    folder = Folder(path)
-    check(folder)
-    return {item.name: item for item in folder.items}
-
-
-def failed(path: Path) -> set[str]:
-    return {name for name, item in checked(path).items() if item.passed is False}
-
-
 @pytest.fixture
-def copy(tmp_path: Path) -> Path:
-    """The recording, to change."""
-    return Path(shutil.copytree(GOLDEN, tmp_path / "copy"))
-
-
-@pytest.fixture
-def change(copy: Path) -> Callable[..., None]:
-    """A function that changes one tensor of a file in the copy; None removes it."""
-
-    def apply(file: str, name: str, how: Callable[[Tensor], Tensor] | None) -> None:
-        tensors = load_file(copy / file)
-        if how is None:
-            del tensors[name]
-        else:
-            tensors[name] = how(tensors[name]).contiguous()
-        save_file(tensors, copy / file)
-
-    return apply
-
-
-def bumped(index: tuple[int, ...], by: float) -> Callable[[Tensor], Tensor]:
-    def apply(tensor: Tensor) -> Tensor:
-        tensor = tensor.clone()
-        tensor[index] += torch.tensor(by).to(tensor.dtype)
-        return tensor
-
-    return apply
+def copied(recording: Callable[[str], Any]) -> Any:
+    return recording("mdlm")
 
 
 def test_the_recording_passes() -> None:
@@ -85,26 +47,26 @@ def test_the_recording_passes() -> None:
     ],
 )
 def test_a_changed_number_is_found(
-    file: str, name: str, index: tuple[int, ...], by: float, found: str, copy: Path, change: Callable[..., None]
+    file: str, name: str, index: tuple[int, ...], by: float, found: str, copied: Any
 ) -> None:
-    change(file, name, bumped(index, by))
-    assert failed(copy) == {found}
+    copied.bump(file, name, index, by)
+    assert set(copied.failed()) == {found}
 
 
-def test_a_changed_weight_is_found(copy: Path, change: Callable[..., None]) -> None:
-    change("model.safetensors", "backbone.blocks.1.mlp.2.bias", bumped((5,), 0.5))
-    names = failed(copy)
+def test_a_changed_weight_is_found(copied: Any) -> None:
+    copied.bump("model.safetensors", "backbone.blocks.1.mlp.2.bias", (5,), 0.5)
+    names = set(copied.failed())
     assert {"logits_time_cond", "logits_no_time_cond", "model_bare.safetensors"} <= names
     assert any(name.endswith("probs_step0") for name in names)
 
 
-def test_changed_forwards_and_steps_are_found(copy: Path) -> None:
-    recorded = json.loads((copy / "generate.json").read_text())
+def test_changed_forwards_and_steps_are_found(copied: Any) -> None:
+    recorded = copied.described()
     recorded["runs"][2]["nfe"] += 1
     recorded["runs"][0]["num_steps"] += 1
     recorded["runs"][1]["num_steps"] -= 1
-    (copy / "generate.json").write_text(json.dumps(recorded))
-    items = checked(copy)
+    copied.describe(recorded)
+    items = copied.items()
     assert items[f"{RUN}.nfe"].note == "8, recorded 9"
     assert "4 times that are recorded" in items[recorded["runs"][0]["name"]].note
     assert "1 of 4 recorded draws" in items[f"{recorded['runs'][1]['name']}.uniforms"].note
@@ -112,29 +74,32 @@ def test_changed_forwards_and_steps_are_found(copy: Path) -> None:
     assert wrong == {f"{RUN}.nfe", recorded["runs"][0]["name"], f"{recorded['runs'][1]['name']}.uniforms"}
 
 
-def test_missing_draws_fail_that_run_alone(copy: Path, change: Callable[..., None]) -> None:
-    change("io_generate.safetensors", f"{RUN}.uniforms", None)
-    change("io_generate.safetensors", "ddpm.tc.steps4.uniforms", lambda tensor: tensor[..., :-1])
-    items = checked(copy)
+def test_missing_draws_fail_that_run_alone(copied: Any) -> None:
+    copied.change("io_generate.safetensors", lambda tensors: tensors.pop(f"{RUN}.uniforms"))
+    copied.change(
+        "io_generate.safetensors",
+        lambda tensors: tensors.update({"ddpm.tc.steps4.uniforms": tensors["ddpm.tc.steps4.uniforms"][..., :-1]}),
+    )
+    items = copied.items()
     assert {name for name, item in items.items() if item.passed is False} == {RUN, "ddpm.tc.steps4"}
     assert f"{RUN}.uniforms is missing" in items[RUN].note
     assert "needs uniforms [2, 8, 97], recorded are [2, 8, 96]" in items["ddpm.tc.steps4"].note
 
 
-def test_what_is_not_ours_is_skipped_with_the_reason(copy: Path) -> None:
-    recorded = json.loads((copy / "generate.json").read_text())
+def test_what_is_not_ours_is_skipped_with_the_reason(copied: Any) -> None:
+    recorded = copied.described()
     recorded["runs"][0]["noise_removal"] = False
-    (copy / "generate.json").write_text(json.dumps(recorded))
-    item = checked(copy)[recorded["runs"][0]["name"]]
+    copied.describe(recorded)
+    item = copied.items()[recorded["runs"][0]["name"]]
     assert item.passed is None
     assert "without noise removal" in item.note
 
 
-def test_parts_of_a_folder_are_enough(copy: Path) -> None:
+def test_parts_of_a_folder_are_enough(copied: Any) -> None:
     for name in ("generate.json", "io_generate.safetensors", "model_bare.safetensors", "config_training_repo.json"):
-        (copy / name).unlink()
-    assert failed(copy) == set()
-    assert "logits_time_cond" in checked(copy)
+        (copied.path / name).unlink()
+    assert set(copied.failed()) == set()
+    assert "logits_time_cond" in copied.items()
 
 
 def test_another_systems_folder_is_refused() -> None:

@@ -1,17 +1,14 @@
 """The recorded SEDDs pass; whatever is changed in the recordings or in the weights is found."""
 
 import json
-import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
 
 from dlmbench import InputError
-from dlmbench.bench.verify.folder import Folder, Item
+from dlmbench.bench.verify.folder import Folder
 from dlmbench.bench.verify.sedd import check
 
 GOLDEN = Path(__file__).parents[2] / "golden"
@@ -19,44 +16,9 @@ SYSTEMS = ("sedd_absorb", "sedd_uniform")
 RUN = "analytic.steps5"
 
 
-def checked(path: Path) -> dict[str, Item]:
-    folder = Folder(path)
-    check(folder)
-    return {item.name: item for item in folder.items}
-
-
-def failed(path: Path) -> set[str]:
-    return {name for name, item in checked(path).items() if item.passed is False}
-
-
 @pytest.fixture(params=SYSTEMS)
-def copy(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """A recording, to change."""
-    return Path(shutil.copytree(GOLDEN / request.param, tmp_path / request.param))
-
-
-@pytest.fixture
-def change(copy: Path) -> Callable[..., None]:
-    """A function that changes one tensor of a file in the copy; None removes it."""
-
-    def apply(file: str, name: str, how: Callable[[Tensor], Tensor] | None) -> None:
-        tensors = load_file(copy / file)
-        if how is None:
-            del tensors[name]
-        else:
-            tensors[name] = how(tensors[name]).contiguous()
-        save_file(tensors, copy / file)
-
-    return apply
-
-
-def bumped(index: tuple[int, ...], by: float) -> Callable[[Tensor], Tensor]:
-    def apply(tensor: Tensor) -> Tensor:
-        tensor = tensor.clone()
-        tensor[index] += torch.tensor(by).to(tensor.dtype)
-        return tensor
-
-    return apply
+def copied(recording: Callable[[str], Any], request: pytest.FixtureRequest) -> Any:
+    return recording(request.param)
 
 
 @pytest.mark.parametrize("system", SYSTEMS)
@@ -83,26 +45,24 @@ def test_the_recording_passes(system: str) -> None:
         ("io_generate.safetensors", f"{RUN}.probs_denoise", (0, 2, 8), f"{RUN}.probs_denoise"),
     ],
 )
-def test_a_changed_number_is_found(
-    file: str, name: str, index: tuple[int, ...], found: str, copy: Path, change: Callable[..., None]
-) -> None:
-    change(file, name, bumped(index, 1))
-    assert failed(copy) == {found}
+def test_a_changed_number_is_found(file: str, name: str, index: tuple[int, ...], found: str, copied: Any) -> None:
+    copied.bump(file, name, index, 1)
+    assert set(copied.failed()) == {found}
 
 
-def test_a_changed_weight_is_found(copy: Path, change: Callable[..., None]) -> None:
-    change("model.safetensors", "sigma_map.mlp.2.weight", bumped((5, 5), 1.0))
-    assert {"raw_output", "log_score", "loss_per_sequence"} <= failed(copy)
+def test_a_changed_weight_is_found(copied: Any) -> None:
+    copied.bump("model.safetensors", "sigma_map.mlp.2.weight", (5, 5), 1.0)
+    assert {"raw_output", "log_score", "loss_per_sequence"} <= set(copied.failed())
 
 
-def test_changed_forwards_and_steps_are_found(copy: Path) -> None:
-    recorded = json.loads((copy / "generate.json").read_text())
+def test_changed_forwards_and_steps_are_found(copied: Any) -> None:
+    recorded = copied.described()
     recorded["runs"][0]["nfe"] += 1
     recorded["runs"][1]["steps"] += 1
     recorded["runs"][2]["steps"] -= 1
-    (copy / "generate.json").write_text(json.dumps(recorded))
+    copied.describe(recorded)
     first, second, third = (run["name"] for run in recorded["runs"])
-    items = checked(copy)
+    items = copied.items()
     assert items[f"{first}.nfe"].note == "6, recorded 7"
     wrong = {name for name, item in items.items() if item.passed is False}
     # With other steps, draws have other widths (the mask's column is dropped at the end) or are too many or too few.
@@ -112,20 +72,20 @@ def test_changed_forwards_and_steps_are_found(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["uniforms", "uniforms_denoise", "x_init"])
-def test_missing_draws_fail_that_run_alone(part: str, copy: Path, change: Callable[..., None]) -> None:
-    if part == "x_init" and copy.name == "sedd_absorb":
+def test_missing_draws_fail_that_run_alone(part: str, copied: Any) -> None:
+    if part == "x_init" and copied.path.name == "sedd_absorb":
         return  # masks at first: nothing is recorded
-    change("io_generate.safetensors", f"{RUN}.{part}", None)
-    items = checked(copy)
+    copied.change("io_generate.safetensors", lambda tensors: tensors.pop(f"{RUN}.{part}"))
+    items = copied.items()
     assert {name for name, item in items.items() if item.passed is False} == {RUN}
     assert f"{RUN}.{part} is missing" in items[RUN].note
 
 
-def test_what_is_not_ours_is_skipped_with_the_reason(copy: Path) -> None:
-    recorded = json.loads((copy / "generate.json").read_text())
+def test_what_is_not_ours_is_skipped_with_the_reason(copied: Any) -> None:
+    recorded = copied.described()
     recorded["runs"][0]["denoise"] = False
-    (copy / "generate.json").write_text(json.dumps(recorded))
-    item = checked(copy)[recorded["runs"][0]["name"]]
+    copied.describe(recorded)
+    item = copied.items()[recorded["runs"][0]["name"]]
     assert item.passed is None
     assert "without the denoising draw" in item.note
 
