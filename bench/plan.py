@@ -211,8 +211,8 @@ def _warnings(suite: Suite, pairings: list[Pairing], pairs: dict[str, Pair], dev
         found.append("Random weights almost never emit EOS: under the natural length policy they run to L.")
     replayed = sorted({c.generator for p in pairings for c in p.cells if c.decode.commit_schedule is not None})
     found += [
-        f"{name}: a commit schedule stands in for the data and the rule is not run: its reading back of one number a "
-        f"step, which real data would cost, is not in the latency."
+        f"{name}: a commit schedule says how many tokens each step commits, not the data: the rule runs, and its "
+        f"outcome is discarded."
         for name in replayed
     ]
     few = sorted({pairing.processes for pairing in pairings if pairing.processes < 5})

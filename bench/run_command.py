@@ -96,7 +96,10 @@ def export_report(stored: StoredRun) -> list[Path]:
 
 def dry_run_command(options: RunOptions, console: Console) -> dict[str, Any]:
     """Show what a run would measure, how long it might take, what it needs and what does not fit. Writes nothing."""
+    from .outline import promised_nfe  # imports torch
+
     plan = make_plan(options)
+    promised = promised_nfe(plan)
     peaks = _peaks(plan)
     have = available_b(plan.device)
     cells = []
@@ -112,6 +115,7 @@ def dry_run_command(options: RunOptions, console: Console) -> dict[str, Any]:
             entry = {
                 "key": cell.key,
                 "processes": pairing.processes,
+                "nfe": promised[cell.key],
                 "latency_estimate_s": latency,
                 "memory_estimate_b": memory_b(cell, pair, plan.device),
                 "fits": cell.key not in plan.unfit,
@@ -136,12 +140,14 @@ def _show_dry_run(plan: Plan, document: dict[str, Any], console: Console) -> Non
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("cell", overflow="fold", min_width=28)
     table.add_column("processes", justify="right")
+    table.add_column("forwards", justify="right")
     table.add_column("one generation", justify="right", no_wrap=True)
     table.add_column("memory", justify="right", no_wrap=True)
     for cell in document["cells"]:
         memory = Text(f"~{cell['memory_estimate_b'] / 1e9:.2f} GB", style="" if cell["fits"] else "yellow")
         latency = f"~{format_number(cell['latency_estimate_s'], 's')}"
-        table.add_row(Text(cell["key"]), str(cell["processes"]), latency, memory)
+        forwards = "?" if cell["nfe"] is None else str(cell["nfe"])
+        table.add_row(Text(cell["key"]), str(cell["processes"]), forwards, latency, memory)
     console.print(table)
     have = document["memory_available_b"]
     free = "unknown" if have is None else f"{have / 1e9:.2f} GB"

@@ -9,11 +9,12 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .commit_plan import Plan
+from .commit_schedule import Plan
 from .selection import top_k
 
 Rule = Callable[[Tensor], Tensor]  # scores [B, n] -> committed, bool [B, n] (see `selection`)
-Step = tuple[tuple[int, ...], Rule]  # how many each row commits, and the rule that chooses them
+# How many each row commits, or None where only the rule knows, and the rule that chooses them.
+Step = tuple[tuple[int, ...] | None, Rule]
 
 
 def even(counts: tuple[int, ...]) -> bool:
@@ -29,6 +30,16 @@ def planned_steps(plan: Plan, device: torch.device) -> list[list[Step]]:
         table = torch.tensor(flat, device=device).unbind()
     of = {counts: counts[0] if even(counts) else table[index] for index, counts in enumerate(flat)}
     return [[(counts, partial(top_k, count=of[counts])) for counts in steps] for steps in plan]
+
+
+def standing_in(planned: Rule, rule: Rule) -> Rule:
+    """`rule` does its work on the scores, and `planned` says what is committed: a schedule in place of the data."""
+
+    def run(scores: Tensor) -> Tensor:
+        rule(scores)
+        return planned(scores)
+
+    return run
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ from .names import (
 )
 from .network import Network
 from .plugins import load_factory
-from .weights import random_network
+from .weights import empty_network, random_network
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -56,10 +56,19 @@ class NetworkSource:
     def make(self, seed: int, dtype: torch.dtype, device: str) -> Network:
         """The network on the device, in evaluation mode; `seed` draws random weights."""
         if isinstance(self.config, GemmaConfig):
-            raise InputError("this generator cannot run Gemma's network; choose diffusion-gemma, hf or hf-static")
+            raise InputError(_NOT_GEMMA)
         if self.weights == RANDOM:
             return random_network(self.config, seed, dtype, device)
         return load_network(resolve(self.weights), dtype, device)
+
+    def outline(self, dtype: torch.dtype) -> Network:
+        """The network's shapes, with no numbers and no memory (torch's device "meta")."""
+        if isinstance(self.config, GemmaConfig):
+            raise InputError(_NOT_GEMMA)
+        return empty_network(self.config, dtype, "meta")
+
+
+_NOT_GEMMA = "this generator cannot run Gemma's network; choose diffusion-gemma, hf or hf-static"
 
 
 @dataclass(slots=True)
@@ -67,7 +76,8 @@ class Context:
     """What a factory may build on. `network()` makes or loads this side's network once and keeps it.
 
     `weights` is "random" or a checkpoint (folder or hub id); `seed` draws random weights. `partner` is the other side
-    of the pair, for a generator that needs both. `built` keeps generators that several cells share.
+    of the pair, for a generator that needs both. `built` keeps generators that several cells share. With `outline`
+    networks have shapes and no numbers: enough to ask a generator what it refuses and promises (see `outlined`).
     """
 
     config: Config
@@ -78,6 +88,7 @@ class Context:
     engine: str = "eager"
     kv_dtype: torch.dtype | None = None
     partner: NetworkSource | None = None
+    outline: bool = False
     built: dict[Hashable, Generator] = field(default_factory=dict)
     _networks: dict[NetworkSource, Network] = field(default_factory=dict)
     _gemmas: dict[NetworkSource, DiffusionGemma] = field(default_factory=dict)
@@ -96,7 +107,8 @@ class Context:
 
     def _made(self, source: NetworkSource) -> Network:
         if source not in self._networks:
-            self._networks[source] = source.make(self.seed, self.dtype, self.device)
+            made = source.outline(self.dtype) if self.outline else source.make(self.seed, self.dtype, self.device)
+            self._networks[source] = made
         return self._networks[source]
 
 
@@ -149,6 +161,11 @@ def build(name: str, context: Context) -> Generator:
             raise InputError(f"generator {name!r}: transformers has no {type(network).__name__}; choose ar")
         return HFGenerate.from_backbone(network, cache, engine=engine)
     return _checked(name, load_factory(name)(context))
+
+
+def outlined(name: str) -> bool:
+    """Whether the generator called `name` can be built on a context in outline: from networks of ours alone."""
+    return name in _OF_A_NETWORK or name == SPECULATIVE
 
 
 def _diffusion_gemma(context: Context) -> DiffusionGemma:

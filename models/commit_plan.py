@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-
 from .. import InputError
+from .commit_schedule import Plan, cut_at_blocks
 from .generator import Settings, Shape
 from .schedule import steps_per_block, transfer_counts
-
-# Blocks, of steps, of a count for each row.
-Plan = list[list[tuple[int, ...]]]
 
 
 def commit_plan(shape: Shape, settings: Settings) -> Plan:
@@ -21,9 +17,8 @@ def commit_plan(shape: Shape, settings: Settings) -> Plan:
     block = settings.block_length or shape.length
     if settings.commit_schedule is not None:
         blocks = whole_blocks(shape.length, block)
-        plan = _recorded(settings.commit_schedule, shape.batch, blocks, block)
         idle = settings.idle_steps == "run"
-        return [[counts for counts in steps if idle or any(counts)] for steps in plan]
+        return cut_at_blocks(settings.commit_schedule, shape.batch, [block] * blocks, idle=idle)
     counts = transfer_counts(block, _steps(shape.length, settings, block))
     return [[(count,) * shape.batch for count in counts] for _ in range(shape.length // block)]
 
@@ -46,43 +41,3 @@ def _steps(length: int, settings: Settings, block: int) -> int:
             f"choose a multiple of {blocks}"
         )
     return steps // blocks
-
-
-def _recorded(schedule: Sequence[Sequence[int]], batch: int, blocks: int, block: int) -> Plan:
-    """The schedule's counts, row by row, cut at the ends of blocks: a block takes as long as its slowest row.
-
-    Zeros after a row's block is complete are steps in which it waited; other rows may make it wait longer or shorter
-    here, so they are left out and put in where they are needed.
-    """
-    if not schedule:
-        raise InputError("commit_schedule has no rows; give at least one list of counts")
-    rows = []
-    for index in range(batch):
-        source = index % len(schedule)
-        rows.append(list(_cut(schedule[source], source, blocks, block)))
-    plan: Plan = []
-    for number in range(blocks):
-        longest = max(len(row[number]) for row in rows)
-        padded = [row[number] + [0] * (longest - len(row[number])) for row in rows]
-        plan.append(list(zip(*padded, strict=True)))
-    return plan
-
-
-def _cut(counts: Sequence[int], row: int, blocks: int, block: int) -> Iterator[list[int]]:
-    """One row's counts block by block. A count beyond the block's end commits what is left of it."""
-    given = iter(counts)
-    for number in range(blocks):
-        own: list[int] = []
-        while (left := block - sum(own)) > 0:
-            count = next(given, None)
-            if count is None:
-                done = number * block + sum(own)
-                raise InputError(
-                    f"commit_schedule row {row}: its counts end after {done} positions, expected {blocks * block} in "
-                    f"{blocks} blocks of {block}; record it at this length"
-                )
-            if count < 0:
-                raise InputError(f"commit_schedule row {row}: a count is {count}; expected 0 or more")
-            if count or own:
-                own.append(min(count, left))
-        yield own

@@ -7,6 +7,7 @@ from math import gcd
 from typing import Self
 
 from .. import InputError
+from .commit_schedule import in_turn
 from .generator import Settings, Shape
 
 _DRAFT_LENGTH = 4  # by default, if L has as many
@@ -55,11 +56,9 @@ def _replayed(
     """A commit schedule for every row (cyclically), as far as it is needed; rows that are done add one a round."""
     if schedule is None:
         return None
-    if not schedule:
-        raise InputError("commit_schedule has no rows; expected at least one")
     # The prompt's forward gives the first token.
     used, due = [], shape.length - 1
-    for number, row in enumerate(schedule[: shape.batch]):
+    for number, row in in_turn(schedule, shape.batch):
         counts: list[int] = []
         for count in row:
             if not 1 <= count <= block + 1:
@@ -76,5 +75,4 @@ def _replayed(
             )
         used.append(counts)
     rounds = max(len(counts) for counts in used)
-    padded = [(*counts, *[1] * (rounds - len(counts))) for counts in used]
-    return tuple(padded[row % len(padded)] for row in range(shape.batch))
+    return tuple((*counts, *[1] * (rounds - len(counts))) for counts in used)

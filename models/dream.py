@@ -27,7 +27,7 @@ from .. import InputError
 from .costs import Cost
 from .dream_blocks import DreamBlocks
 from .dream_canvas import Forward, started
-from .dream_courses import by_counts, by_lot, by_recount, by_threshold
+from .dream_courses import by_counts, by_lot, by_recount, by_replay, by_threshold
 from .dream_plan import EPSILON, cached, canvas_counts, paid
 from .fast_forwards import FastForwards
 from .generator import Observer, Request, Settings, Shape, Side
@@ -92,10 +92,12 @@ class Dream:
         forward = self._forward(request)
         span = (work.start, work.ids.shape[1])
         steps = settings.steps or request.length
-        if settings.commit_schedule is not None and counts is not None:
-            by_counts(work, forward, *span, counts)
+        if settings.threshold is not None and counts is not None:
+            by_replay(work, forward, *span, settings.threshold, counts)
         elif settings.threshold is not None:
             by_threshold(work, forward, *span, settings.threshold, request.length // steps)
+        elif settings.commit_schedule is not None and counts is not None:
+            by_counts(work, forward, *span, counts)
         elif request.draws is not None or not settings.suppress_mask:
             by_recount(work, forward, *span, steps)
         elif counts is None:

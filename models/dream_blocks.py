@@ -26,7 +26,7 @@ from .. import InputError
 from .cache_audit import CacheAudit, exact_logits
 from .costs import Cost
 from .dream_canvas import Denoising, Forward, started
-from .dream_courses import by_counts, by_recount, by_threshold
+from .dream_courses import by_counts, by_recount, by_replay, by_threshold
 from .dream_plan import Counts, block_counts, blocks, paid
 from .fast_forwards import CacheKind, FastForwards
 from .generator import Observer, Request, Settings, Shape, Side, Silent
@@ -142,12 +142,14 @@ def _block(
     if counts is not None and len(counts) == 1:
         by_counts(work, whole, begin, end, counts)
         return
-    threshold = settings.threshold if counts is None else None
+    threshold = settings.threshold
     if counts is None and threshold is None and steps == 1:
         by_recount(work, whole, begin, end, 1)
         return
     by_counts(work, whole, begin, begin + 1, [(1,)])
-    if counts is not None:
+    if threshold is not None and counts is not None:
+        by_replay(work, part, begin + 1, end, threshold, counts[1:])
+    elif counts is not None:
         by_counts(work, part, begin + 1, end, counts[1:])
     elif threshold is not None:
         by_threshold(work, part, begin, end, threshold)

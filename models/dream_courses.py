@@ -1,4 +1,4 @@
-"""How a window of masks becomes tokens: by counts known beforehand, by lot, by recounting masks, or by a threshold.
+"""How masks become tokens: by counts known beforehand, by lot, by recounting masks, by a threshold, or as recorded.
 
 A course works on the columns begin … end of a canvas through one kind of forward: the whole canvas (`dream`), or what a
 cache leaves to be fed (`dream_blocks`).
@@ -117,6 +117,26 @@ def by_threshold(
         work.announce(before, begin, end)
         work.step += 1
         step += 1
+
+
+def by_replay(
+    work: Denoising, forward: Forward, begin: int, end: int, threshold: float, counts: Sequence[Counts]
+) -> None:
+    """`by_threshold` with its work and its waiting, and recorded numbers of commits in the place of its outcome."""
+    rows, device = work.ids.shape[0], work.ids.device
+    plan = torch.tensor(counts).to(device, non_blocking=True).expand(-1, rows)
+    for given, count in zip(counts, plan, strict=True):
+        if any(given) or work.settings.idle_steps == "run":
+            places = work.masked(begin, end)
+            before = work.ids.clone()
+            ids, confidence = work.predict(forward, places)
+            assert confidence is not None, "a threshold is compared with probabilities"
+            spread, at = work.spread(forward, places, confidence)
+            above_threshold(spread, threshold)
+            work.write(places, ids, top_k(spread, count).view(-1)[at])
+            work.announce(before, begin, end)
+        work.step += 1
+    work.masked(begin, end)  # by which the rule learns that it is done
 
 
 def _ranking(work: Denoising, confidence: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from .. import InputError
+from .commit_schedule import cut_at_blocks
 from .confidence import Measure
 from .generator import Settings, Shape
 from .names import DREAM_BLOCK
@@ -52,7 +53,7 @@ def measure_of(settings: Settings) -> Measure | None:
         raise InputError("commit_schedule with suppress_mask false: a predicted mask would break its counts; drop one")
     if (scheduled or threshold) and name == "origin":
         raise InputError("sampler 'origin' commits at random; a threshold or commit_schedule needs maskgit_plus")
-    if threshold and not scheduled:
+    if threshold:
         if name not in (None, "maskgit_plus"):
             raise InputError(f"sampler {name!r} with a threshold: it is compared with probabilities; use maskgit_plus")
         if settings.position_temperature:
@@ -128,40 +129,10 @@ def scheduled(
 ) -> list[list[Counts]]:
     """A commit schedule, row -> step -> count, as counts of each forward of blocks of `sizes` positions.
 
-    Each row goes through its own counts, and waits at a block's end for the others; rows are used cyclically. A count
-    beyond the block's end commits what is left. `refreshed` blocks begin with a forward that commits one position,
-    whatever the count, and zeros are dropped: in a recording they say that the row waited. Raises InputError for a
-    schedule that ends too early.
+    On the whole canvas no row waits for another before it is complete: every zero is a step. `refreshed` blocks begin
+    with a forward that commits one position. Raises InputError for a schedule that does not fit.
     """
-    if not schedule:
-        raise InputError("commit_schedule has no rows; expected row -> step -> count")
-    parts = [_split(schedule[row % len(schedule)], row % len(schedule), sizes, refreshed) for row in range(rows)]
-    result = []
-    for own in zip(*parts, strict=True):
-        longest = max(len(counts) for counts in own)
-        result.append([tuple(c[step] if step < len(c) else 0 for c in own) for step in range(longest)])
-    return result
-
-
-def _split(counts: Sequence[int], row: int, sizes: Sequence[int], refreshed: bool) -> list[list[int]]:
-    """One row's counts, block by block."""
-    if any(count < 0 for count in counts):
-        raise InputError(f"commit_schedule row {row} has the count {min(counts)}; expected 0 or more")
-    rest = iter([count for count in counts if count] if refreshed else counts)
-    result: list[list[int]] = []
-    for size in sizes:
-        own: list[int] = []
-        while sum(own) < size:
-            count = next(rest, None)
-            if count is None:
-                first = ", whose first forward commits one" if refreshed else ""
-                raise InputError(
-                    f"commit_schedule row {row} commits {sum(counts)} positions in {len(counts)} steps, too few for "
-                    f"L={sum(sizes)} in {len(sizes)} blocks{first}; record it again for this length"
-                )
-            own.append(min(count, size - sum(own)) if own or not refreshed else 1)
-        result.append(own)
-    return result
+    return cut_at_blocks(schedule, rows, sizes, in_step=not refreshed, opening=refreshed)
 
 
 def paid(counts: Sequence[Counts], settings: Settings) -> int:

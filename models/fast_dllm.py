@@ -10,7 +10,7 @@ Further forwards compute a part of the sequence and attend to the cache for the 
 
 Both caches are approximate; `FastDLLM.audit` says by how much. A step commits LLaDA's even share of the block, or, with
 `threshold` or `factor`, the candidates that pass the rule (see `selection`): then T has no meaning, and the host waits
-once a step to learn which rows are done. A `commit_schedule` takes the place of such a rule.
+once a step to learn which rows are done. A `commit_schedule` takes the place of such a rule's outcome, not of its work.
 
 The published cached loop runs a forward after the first even where the block is complete: `idle_steps` "run" does too.
 Where T gives a block a single step, it has no count for that forward and stops with an error; here the first forward
@@ -27,10 +27,9 @@ from torch import Tensor
 from .. import InputError
 from .block_canvas import BlockCanvas
 from .cache_audit import CacheAudit, exact_logits
-from .candidates import planned_steps
 from .costs import Cost
 from .fast_forwards import CacheKind, FastForwards
-from .fast_steps import fast_plan, rule_of, until_done
+from .fast_steps import fast_plan, rule_of, scheduled_steps, until_done
 from .generator import Observer, Phase, Request, Settings, Shape, Side, Silent
 from .masked_diffusion import check_request, mask_of
 from .network import Network
@@ -103,7 +102,7 @@ class FastDLLM:
         _, cache, block = wanted
         canvas = BlockCanvas(self.network, self.mask_id, request, drawing(request), observer)
         plan = fast_plan(request.shape, settings)
-        planned = None if plan is None else planned_steps(plan, canvas.ids.device)
+        planned = None if plan is None else scheduled_steps(plan, settings, canvas.ids.device)
         positions = self._forwards.positions
         for number in range(request.length // block):
             canvas.enter(number * block, block)

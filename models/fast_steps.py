@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
+import torch
+
 from .block_canvas import BlockCanvas
-from .candidates import Rule
-from .commit_plan import Plan, commit_plan, whole_blocks
+from .candidates import Rule, Step, planned_steps, standing_in
+from .commit_plan import commit_plan, whole_blocks
+from .commit_schedule import Plan
 from .generator import Settings, Shape
 from .selection import above_threshold, within_factor
 
@@ -17,9 +20,7 @@ _PATIENCE, _PATIENCE_OF_DRAWS = 2, 64
 
 
 def rule_of(settings: Settings) -> Rule | None:
-    """The rule that lets the data decide, if there is one. A commit schedule takes its place."""
-    if settings.commit_schedule is not None:
-        return None
+    """The rule that lets the data decide, if there is one."""
     if settings.threshold is not None:
         return partial(above_threshold, threshold=settings.threshold)
     return None if settings.factor is None else partial(within_factor, factor=settings.factor)
@@ -27,7 +28,7 @@ def rule_of(settings: Settings) -> Rule | None:
 
 def fast_plan(shape: Shape, settings: Settings) -> Plan | None:
     """The commits of each block's steps, None where data decide. Raises InputError for blocks that do not fit."""
-    if rule_of(settings) is not None:
+    if rule_of(settings) is not None and settings.commit_schedule is None:
         whole_blocks(shape.length, settings.block_length or shape.length)
         return None
     plan = []
@@ -39,6 +40,15 @@ def fast_plan(shape: Shape, settings: Settings) -> Plan | None:
             own.append((0,) * shape.batch)
         plan.append(own)
     return plan
+
+
+def scheduled_steps(plan: Plan, settings: Settings, device: torch.device) -> list[list[Step]]:
+    """The steps of each block of a plan. Where it stands in for a rule, that rule still runs, and the host still waits
+    for what is left: only the outcome is the schedule's."""
+    steps, rule = planned_steps(plan, device), rule_of(settings)
+    if rule is None:
+        return steps
+    return [[(None, standing_in(planned, rule)) for _, planned in block] for block in steps]
 
 
 def until_done(canvas: BlockCanvas, settings: Settings) -> Iterator[tuple[None, Rule]]:

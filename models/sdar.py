@@ -27,12 +27,14 @@ import torch
 from .. import InputError
 from .block_diffusion import BlockDiffusion, Decoding, Denoise
 from .block_forwards import Blocks
-from .block_plan import Plan, even_plan, recorded_plan, steps_of_each_block
+from .block_plan import even_plan, recorded_plan, steps_of_each_block
+from .candidates import Rule, Step, standing_in
+from .commit_schedule import Plan
 from .confidence import Measure
 from .generator import Settings, Shape
 from .network import Network
 from .schedule import transfer_counts
-from .sdar_loops import Step, even, uneven, within_budget
+from .sdar_loops import even, uneven, within_budget
 from .selection import above_threshold, top_k
 
 SAMPLERS = ("sequential", "low_confidence_static", "low_confidence_dynamic", "entropy_bounded")
@@ -50,7 +52,8 @@ class SDAR(BlockDiffusion):
     - `steps`: T, of all blocks together; default one for each position. What commits more than one a step or shares
       a block with the prompt needs fewer: a block ends when no mask is left. The published program takes the steps of
       one block instead, which may exceed its length; that needs `idle_steps` run.
-    - `commit_schedule`: takes the place of T and of the rule's numbers; what is committed is still the rule's best.
+    - `commit_schedule`: takes the place of T and of the numbers that the rule comes to, not of its work: what is
+      committed is still the rule's best, and where data would decide, the host still waits for how many are left.
     - `temperature`, `top_k`, `top_p`: of the tokens. Confidence and entropy are of the distribution that is drawn from
       (temperature 0: of the untempered one).
     - `suppress_mask` False: a mask may be predicted, and its position stays masked, for good if the block's steps run
@@ -126,27 +129,40 @@ class SDAR(BlockDiffusion):
         if plan is None:
             rules = self._rules(run.blocks, run.settings)
             return lambda start: uneven(run, start, rules, measure, self.mask_id)
+        rule = self._rule(run.settings)
         flat = [counts for steps in plan for counts in steps]
         planned = dict(zip(run.blocks.starts, plan, strict=True))
-        if all(len(set(counts)) == 1 for counts in flat):
+        if rule is None and all(len(set(counts)) == 1 for counts in flat):
             return lambda start: even(run, start, [counts[0] for counts in planned[start]], measure, self.mask_id)
         # Counts that differ between rows go to the device here, all at once.
         table = iter(torch.tensor(flat, device=run.canvas.device).unbind())
-        steps: dict[int, list[Step]] = {
-            start: [(counts, partial(top_k, count=next(table))) for counts in block] for start, block in planned.items()
-        }
+        steps: dict[int, list[Step]] = {}
+        for start, block in planned.items():
+            chosen = [(counts, partial(top_k, count=next(table))) for counts in block]
+            steps[start] = [(c, k) if rule is None else (None, standing_in(k, rule)) for c, k in chosen]
         return lambda start: uneven(run, start, steps[start], measure, self.mask_id)
 
     def _rules(self, blocks: Blocks, settings: Settings) -> list[Step]:
         """The steps of a block whose counts the data decide."""
-        sampler, table = self._sampler(settings), self._table(blocks, settings)
+        steps: list[Step] = []
+        for k in self._table(blocks, settings):
+            rule = self._rule(settings, least=k)
+            if rule is not None:
+                steps.append((None, rule))
+            elif k or settings.idle_steps == "run":
+                steps.append((None, partial(top_k, count=k)))
+        return steps
+
+    def _rule(self, settings: Settings, least: int = 1) -> Rule | None:
+        """The rule by which the data decide how many a step commits, if the sampler has one."""
+        sampler = self._sampler(settings)
         if sampler == "entropy_bounded":
             bound = ENTROPY_BOUND if settings.entropy_bound is None else settings.entropy_bound
-            return [(None, partial(within_budget, bound=bound))] * blocks.size
+            return partial(within_budget, bound=bound)
         if sampler == "low_confidence_dynamic":
             threshold = THRESHOLD if settings.threshold is None else settings.threshold
-            return [(None, partial(above_threshold, threshold=threshold, least=k, strict=True)) for k in table]
-        return [(None, partial(top_k, count=k)) for k in table if k or settings.idle_steps == "run"]
+            return partial(above_threshold, threshold=threshold, least=least, strict=True)
+        return None
 
 
 def _known(sampler: str) -> str:

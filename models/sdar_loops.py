@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from .block_diffusion import Decoding
+from .candidates import Step
 from .confidence import Measure, predict
 from .selection import candidates
-
-# How many each row commits, or None where the data decide, and what chooses them from scores [B, n].
-Step = tuple[tuple[int, ...] | None, Callable[[Tensor], Tensor]]
 
 
 def even(run: Decoding, start: int, counts: Sequence[int], measure: Measure | None, mask_id: int) -> Iterator[None]:

@@ -131,10 +131,8 @@ class Speculative:
                 stop = torch.minimum(stop, ends.amin(dim=1, keepdim=True))
             before, at = at, torch.minimum(at + advance, stop)
             low = min(n for n, last in zip(known, stops, strict=True) if n < last)
-            if plan.replayed is None or eos is not None:
-                known, stops = torch.cat((at, stop), dim=1).t().tolist()
-            else:
-                known = [min(n + row[index], end) for n, row in zip(known, plan.replayed, strict=True)]
+            # Also where a schedule could tell the host beforehand: real acceptance could not.
+            known, stops = torch.cat((at, stop), dim=1).t().tolist()
             index += 1
             high = max(known)
             columns = torch.arange(low, high, device=canvas.device)

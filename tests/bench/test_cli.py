@@ -291,8 +291,32 @@ def test_a_dry_run_measures_and_writes_nothing(
     outcome = command("run", "lesson", "--device", "cpu", "--threads", "1", "--dry-run", "--json")
     document = json.loads(outcome.out)
     assert [cell["processes"] for cell in document["cells"]] == [5] * 6
+    assert [cell["nfe"] for cell in document["cells"]] == [16, 16, 8, 4, 2, 1]
     assert document["duration_estimate_s"] > 0
     assert handles.started == []
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        # Three blocks for LLaDA's loop; SDAR counts them from position 0, where the prompt ends inside a block.
+        (
+            "--generator sdar --sampler sequential --prompt-lengths 30 --lengths 12 --steps 6 --block-lengths 4",
+            "divisible by the 4 blocks",
+        ),
+        ("--generator dream --lengths 16 --steps 4 --block-lengths 4", "Dream has blocks only with cache"),
+        ("--generator fast-dllm --threshold 0.9 --factor 1.0 --lengths 16", "give one of them"),
+    ],
+)
+def test_a_dry_run_asks_the_generators(
+    command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: str, complaint: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = command("run", "lesson", "--device", "cpu", "--threads", "1", "--dry-run", *options.split())
+    assert outcome.code == 2
+    assert complaint in outcome.complaint
     assert list(tmp_path.iterdir()) == []
 
 

@@ -57,7 +57,7 @@ def test_a_count_past_the_blocks_end_commits_what_is_left() -> None:
     [
         ({"commit_schedule": ()}, "commit_schedule has no rows"),
         ({"commit_schedule": ((4,), (1, 2))}, "row 1: its counts end after 3 positions, expected 4 in 1 blocks of 4"),
-        ({"commit_schedule": ((5, -1), (3, -1, 2))}, "row 1: a count is -1"),
+        ({"commit_schedule": ((5, 1), (4, -1, 2))}, "row 1: a count is -1, expected 0 or more; record it again"),
         ({"commit_schedule": ((4,),), "block_length": 3}, "L=4 is not divisible by 3"),
         ({"steps": 5, "block_length": 2, "idle_steps": "run"}, "T=5 is not divisible by the 2 blocks of 2 in L=4"),
         ({"steps": 3, "block_length": 2}, "T=3 is not divisible by the 2 blocks"),

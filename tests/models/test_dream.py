@@ -16,7 +16,7 @@ from torch import Tensor
 
 from dlmbench import InputError
 from dlmbench.bench.verify.tally import Tally
-from dlmbench.models import dream_blocks
+from dlmbench.models import dream_blocks, dream_courses
 from dlmbench.models.backbone import Backbone
 from dlmbench.models.cache import KVCache
 from dlmbench.models.dit_config import DiTConfig
@@ -24,6 +24,7 @@ from dlmbench.models.dream import Dream
 from dlmbench.models.dream_plan import SAMPLERS, scheduled
 from dlmbench.models.generator import Costed, Generator, Request, Settings, Shape
 from dlmbench.models.schedule import transfer_counts_by_time
+from dlmbench.models.selection import above_threshold
 from dlmbench.models.weights import random_network
 
 _spec = importlib.util.spec_from_file_location("published_dream", Path(__file__).parent / "published" / "dream.py")
@@ -289,9 +290,20 @@ def test_a_schedule_of_its_own_counts_repeats_a_run(dream: Dream, prompts: Promp
     assert per_step(seen) == per_step(again)
 
 
-def test_a_recorded_schedule_replays_a_threshold_run_row_by_row(dream: Dream, prompts: Prompts, run: Run) -> None:
-    settings = Settings(steps=3, threshold=0.12)
+@pytest.mark.parametrize("cache", [None, "dual"])
+def test_a_recorded_schedule_replays_a_threshold_run_row_by_row(
+    cache: Any, dream: Dream, prompts: Prompts, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def listening(scores: Tensor, threshold: float, **others: Any) -> Tensor:
+        asked.append(threshold)
+        return above_threshold(scores, threshold, **others)
+
+    monkeypatch.setattr(dream_courses, "above_threshold", listening)
+    settings = Settings(steps=3, threshold=0.12, cache=cache)
     tokens, seen = run(dream, prompts(), 12, settings)
+    ruled = len(asked)
     schedule = tuple(zip(*per_step(seen), strict=True))
     assert len(set(schedule)) > 1
     replay = replace(settings, commit_schedule=schedule)
@@ -299,6 +311,7 @@ def test_a_recorded_schedule_replays_a_threshold_run_row_by_row(dream: Dream, pr
     assert torch.equal(tokens, replayed)
     assert per_step(seen) == per_step(again)
     assert nfe(again) == dream.promised_nfe(Shape(3, 5, 12), replay)
+    assert len(asked) == 2 * ruled > 0, "a replay runs the rule as well"
 
 
 def test_rows_of_a_schedule_are_used_cyclically(dream: Dream, prompts: Prompts, run: Run) -> None:
@@ -307,8 +320,9 @@ def test_rows_of_a_schedule_are_used_cyclically(dream: Dream, prompts: Prompts, 
     assert per_step(seen) == [[4, 0, 4], [0, 3, 0], [2, 3, 2]]
     # a count beyond the end commits what is left
     assert scheduled([[4, 9]], 1, [6]) == [[(4,), (2,)]]
-    # a block's first forward commits one position, zeros are a row's waiting
-    assert scheduled([[0, 3, 0, 2, 9, 2, 2]], 1, [4, 2], refreshed=True) == [[(1,), (2,), (1,)], [(1,), (1,)]]
+    # a block's first forward commits one position; zeros before it are a row's waiting, later ones idle steps
+    expected = [[(1,), (0,), (2,), (1,)], [(1,), (1,)]]
+    assert scheduled([[0, 3, 0, 2, 9, 0, 2, 2]], 1, [4, 2], refreshed=True) == expected
 
 
 # Left padding
@@ -563,8 +577,8 @@ def test_compiled_forwards_give_the_same_tokens(
         ({"threshold": 0.5, "steps": 5}, "L=12 is not divisible by T=5"),
         ({"commit_schedule": ((12,),), "suppress_mask": False}, "would break its counts"),
         ({"commit_schedule": ()}, "no rows"),
-        ({"commit_schedule": ((6, 5),)}, "row 0 commits 11 positions in 2 steps, too few for L=12"),
-        ({"commit_schedule": ((13, -1),)}, "count -1"),
+        ({"commit_schedule": ((6, 5),)}, "row 0: its counts end after 11 positions, expected 12 .*; record it again"),
+        ({"commit_schedule": ((13, -1),)}, "row 0: a count is -1, expected 0 or more; record"),
         ({"cache": "dual", "block_length": 5}, "L=12 is not divisible by 5"),
         ({"cache": "dual", "block_length": 4, "steps": 7}, "not divisible by the 3 blocks"),
         ({"cache": "dual", "sampler": "maskgit_plus"}, "always rank by entropy"),

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from dlmbench import InputError
 from dlmbench.bench.verify.tally import Tally
+from dlmbench.models import fast_steps
 from dlmbench.models.backbone import Backbone
 from dlmbench.models.cache import KVCache
 from dlmbench.models.fast_dllm import FastDLLM
 from dlmbench.models.generator import Costed, Generator, Request, Settings, Shape
 from dlmbench.models.masked_diffusion import MaskedDiffusion
+from dlmbench.models.selection import above_threshold
 
 MakeNetwork = Callable[..., Backbone]
 Prompts = Callable[..., Tensor]
@@ -234,9 +236,16 @@ def test_steps_beyond_the_tokens_are_never_reached(make_network: MakeNetwork, pr
 
 @pytest.mark.parametrize("cache", ["none", "prefix", "dual"])
 def test_a_recorded_schedule_replays_a_threshold(
-    cache: Any, make_network: MakeNetwork, prompts: Prompts, run: Run
+    cache: Any, make_network: MakeNetwork, prompts: Prompts, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the rule committed, as counts a row and step: the same tokens, the same forwards, now known beforehand."""
+    """What the rule committed, as counts a row and step: the same tokens, forwards and work, now known beforehand."""
+    asked: list[Tensor] = []
+
+    def listening(scores: Tensor, threshold: float) -> Tensor:
+        asked.append(scores.clone())
+        return above_threshold(scores, threshold)
+
+    monkeypatch.setattr(fast_steps, "above_threshold", listening)
     generator, settings = FastDLLM(make_network()), Settings(threshold=0.1, block_length=4, cache=cache)
     tokens, seen = run(generator, prompts(), 12, settings)
     schedule = tuple(tuple(int(write.rows[row].sum()) for write in seen.writes) for row in range(3))
@@ -246,6 +255,9 @@ def test_a_recorded_schedule_replays_a_threshold(
     assert torch.equal(again, tokens)
     assert seen_again.forwards == seen.forwards
     assert generator.promised_nfe(Shape(3, 5, 12), replay) == len(seen.forwards)
+    assert len(asked) == 2 * len(seen.forwards)
+    for before, now in zip(asked[: len(seen.forwards)], asked[len(seen.forwards) :], strict=True):
+        assert torch.equal(before, now)
 
 
 @pytest.mark.parametrize("cache", ["none", "prefix", "dual"])

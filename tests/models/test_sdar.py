@@ -11,10 +11,12 @@ from scipy import stats
 from torch import Tensor
 
 from dlmbench import InputError
+from dlmbench.models import sdar
 from dlmbench.models.backbone import Backbone
 from dlmbench.models.generator import Settings, Shape
 from dlmbench.models.sdar import SDAR
 from dlmbench.models.sdar_loops import within_budget
+from dlmbench.models.selection import above_threshold
 
 MakeNetwork = Callable[..., Backbone]
 Prompts = Callable[..., Tensor]
@@ -132,8 +134,15 @@ def counts(seen: Any) -> list[tuple[int, ...]]:
 
 
 def test_a_schedule_recorded_from_a_threshold_gives_its_tokens(
-    make_network: MakeNetwork, prompts: Prompts, run: Run
+    make_network: MakeNetwork, prompts: Prompts, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    asked = []
+
+    def listening(scores: Tensor, threshold: float, **others: Any) -> Tensor:
+        asked.append(threshold)
+        return above_threshold(scores, threshold, **others)
+
+    monkeypatch.setattr(sdar, "above_threshold", listening)
     network, prompt = make_network(), prompts(3, 4)
     dynamic = Settings(sampler="low_confidence_dynamic", threshold=0.08, block_length=6, steps=6)
     # 4 + 14 positions are three whole blocks: everything that is committed is announced.
@@ -147,6 +156,7 @@ def test_a_schedule_recorded_from_a_threshold_gives_its_tokens(
     assert again.forwards[:1] == [("target", "denoise", 3, 6, 6, 6, "bidirectional")]
     promised = SDAR(network).promised_nfe(Shape(3, 4, 14), replace(dynamic, commit_schedule=schedule))
     assert promised == len(again.forwards)
+    assert len(asked) == 2 * len(recorded), "a replay runs the rule as well"
 
 
 def test_a_schedule_may_be_idle_and_its_rows_are_used_in_turn(

@@ -104,13 +104,18 @@ def test_llada_greedy(network: Callable[[str], Backbone], interleave: Any, tell:
 
 # At 50,258 tokens and at Dream's own vocabulary, on the same body.
 @pytest.mark.parametrize("vocabulary", [None, 152_064])
-@pytest.mark.parametrize(("sampler", "temperature"), [("origin", 1.0), ("entropy", 0.0), ("topk_margin", 0.0)])
+# The last are the settings that Dream's authors run it with.
+@pytest.mark.parametrize(
+    ("sampler", "temperature", "top_p"),
+    [("origin", 1.0, 1.0), ("entropy", 0.0, 1.0), ("topk_margin", 0.0, 1.0), ("entropy", 0.2, 0.95)],
+)
 def test_dream(
     network: Callable[..., Backbone],
     interleave: Any,
     tell: Any,
     sampler: str,
     temperature: float,
+    top_p: float,
     vocabulary: int | None,
 ) -> None:
     own = {} if vocabulary is None else {"vocab_size": vocabulary, "mask_token_id": 151_666}
@@ -118,11 +123,14 @@ def test_dream(
     prompt = request(Settings()).prompt_ids
     name = "exact" if temperature else "same tokens"
     variants = {
-        "published": lambda: loop(backbone, prompt, LENGTH, STEPS, sampler, temperature, seeded(), suppress_mask=True),
-        name: ours(Dream(backbone), Settings(steps=STEPS, sampler=sampler, temperature=temperature)),
+        "published": lambda: loop(
+            backbone, prompt, LENGTH, STEPS, sampler, temperature, seeded(), top_p=top_p, suppress_mask=True
+        ),
+        name: ours(Dream(backbone), Settings(steps=STEPS, sampler=sampler, temperature=temperature, top_p=top_p)),
     }
     what = (
-        f"Dream {PAIR}, V {backbone.config.vocab_size}, L {LENGTH}, T {STEPS}, {sampler}, temperature {temperature:g}"
+        f"Dream {PAIR}, V {backbone.config.vocab_size}, L {LENGTH}, T {STEPS}, {sampler}, temperature {temperature:g}, "
+        f"top-p {top_p:g}"
     )
     compare(interleave, tell, what, variants)
 

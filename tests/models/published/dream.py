@@ -43,6 +43,7 @@ def published_dream(
     *,
     epsilon: float = 1e-3,
     alg_temp: float = 0.0,
+    top_p: float = 1.0,
     shifted: bool = True,
     suppress_mask: bool = False,
 ) -> Tensor:
@@ -70,10 +71,10 @@ def published_dream(
             chance = 1.0 if last else 1 - s / t
             tokens = torch.full_like(canvas[masked], mask_id)
             moved = torch.rand(tokens.shape, device=device, generator=generator) < chance
-            tokens[moved], _ = _sampled(open_logits[moved], temperature, generator)
+            tokens[moved], _ = _sampled(open_logits[moved], temperature, top_p, generator)
             canvas[masked] = tokens
             continue
-        tokens, probabilities = _sampled(open_logits, temperature, generator)
+        tokens, probabilities = _sampled(open_logits, temperature, top_p, generator)
         if algorithm == "maskgit_plus":
             sure = probabilities.gather(1, tokens[:, None])[:, 0]
         elif algorithm == "topk_margin":
@@ -97,11 +98,24 @@ def published_dream(
     return canvas[:, start:]
 
 
-def _sampled(logits: Tensor, temperature: float, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+def _sampled(
+    logits: Tensor, temperature: float, top_p: float, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
     """A token for each row of logits [n, V], and the probabilities that it was chosen by."""
-    probabilities = (logits / temperature if temperature else logits).softmax(dim=-1)
+    if temperature:
+        logits = logits / temperature
+    if top_p < 1:
+        ordered, order = logits.sort(descending=True)
+        outside = ordered.softmax(dim=-1).cumsum(dim=-1) > top_p
+        outside[:, 1:] = outside[:, :-1].clone()
+        outside[:, 0] = False
+        mask = torch.zeros_like(logits, dtype=torch.bool).scatter_(1, order, outside)
+        logits = logits.masked_fill(mask, torch.finfo(logits.dtype).min)
+    probabilities = logits.softmax(dim=-1)
     if not temperature:
         return probabilities.argmax(dim=-1), probabilities
     if not len(logits):
         return torch.empty(0, dtype=torch.int64, device=logits.device), probabilities
-    return torch.multinomial(probabilities, 1, generator=generator)[:, 0], probabilities
+    # The published code draws through this class, which normalises once more and checks that rows are distributions.
+    law = torch.distributions.Categorical(probs=probabilities)
+    return torch.multinomial(law.probs, 1, replacement=True, generator=generator)[:, 0], probabilities
