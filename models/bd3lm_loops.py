@@ -22,7 +22,8 @@ from torch.nn import functional as F
 from .block_diffusion import Decoding, Denoise
 from .generator import Settings
 from .noise import time_grid
-from .nucleus import Crossing, truncated
+from .nucleus import Crossing
+from .sampling import truncate
 
 
 def first_hitting(run: Decoding, mask_id: int, crossing: Crossing) -> Denoise:
@@ -129,11 +130,8 @@ def clean_probabilities(
     logits[:, mask_id] = -torch.inf
     if settings.temperature == 0:
         return F.one_hot(logits.argmax(dim=-1), logits.shape[1]).to(dtype)
-    weights = (logits.to(dtype) / settings.temperature).softmax(dim=-1)
-    if not settings.top_k and settings.top_p >= 1:
-        return weights
-    weights = truncated(weights, settings.top_k, settings.top_p, crossing)
-    return weights / weights.sum(dim=-1, keepdim=True)
+    scaled = logits.to(dtype) / settings.temperature
+    return truncate(scaled, settings.top_k, settings.top_p, crossing).softmax(dim=-1)
 
 
 def _tokens(run: Decoding, start: int, where: Tensor, mask_id: int, crossing: Crossing) -> Tensor:

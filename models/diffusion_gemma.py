@@ -29,8 +29,8 @@ from .gemma_config import DIFFUSION, GemmaConfig
 from .gemma_hf import gemma_from_hf, gemma_to_hf
 from .generator import Observer, Request, Settings, Shape, Side
 from .hf_config import first_token, read_json
-from .hf_files import resolve, some, stored_tensors
-from .hf_generate import replaced
+from .hf_files import pretrained, resolve
+from .hf_generate import replaced, seeded
 
 if TYPE_CHECKING:
     from transformers import DiffusionGemmaForBlockDiffusion, Gemma4ForCausalLM
@@ -94,28 +94,7 @@ class DiffusionGemma:
                 f"{source}: model_type is {raw.get('model_type')!r}, expected {DIFFUSION!r}; choose its checkpoint"
             )
         gemma_from_hf(raw, str(source))
-        stored_tensors(path)
-        try:
-            loaded: Any = DiffusionGemmaForBlockDiffusion.from_pretrained(
-                path,
-                dtype=dtype,
-                trust_remote_code=False,
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-        except Exception as error:  # whatever transformers cannot load is the input's fault; its own kinds are many
-            reason = " ".join(str(error).split())[:300]
-            raise InputError(
-                f"{path}: transformers cannot load it ({type(error).__name__}: {reason}); choose another checkpoint"
-            ) from error
-        model, report = loaded
-        # transformers would go on with random values in their place.
-        if missing := sorted(report["missing_keys"]):
-            raise InputError(
-                f"{path}: {len(missing)} tensors of {type(model).__name__} missing: {some(missing)}; expected all of "
-                "them; download the checkpoint again"
-            )
+        model = pretrained(DiffusionGemmaForBlockDiffusion, path, dtype)
         return cls(_without_vision(model).to(device).requires_grad_(False))
 
     def prepare(self, shape: Shape, settings: Settings) -> None:
@@ -145,7 +124,7 @@ class DiffusionGemma:
         natural = settings.length_policy == "natural" and self.eos_id is not None
         bound = ENTROPY_BOUND if settings.entropy_bound is None else settings.entropy_bound
         announcer = _Announcer(observer, length)
-        with _seeded(request.seed, prompt.device), announcer.listening(self.model):
+        with seeded(request.seed, prompt.device), announcer.listening(self.model):
             tokens: Tensor = self.model.generate(
                 prompt,
                 # Every one is given: transformers fills what is left out from the checkpoint's generation config.
@@ -312,7 +291,7 @@ def _random_model(
             made[id(parameter)] = nn.Parameter(torch.empty_like(parameter, device=device), requires_grad=False)
         shared[name] = made[id(parameter)]
     model.load_state_dict(shared, strict=False, assign=True)
-    with _seeded(seed, device):
+    with seeded(seed, device):
         for module in model.modules():
             buffers = dict(module.named_buffers(recurse=False))
             for name, buffer in buffers.items():
@@ -343,11 +322,3 @@ def _sampler(entropy_bound: float) -> object:
     from transformers.models.diffusion_gemma.generation_diffusion_gemma import EntropyBoundSamplerConfig
 
     return EntropyBoundSamplerConfig(entropy_bound=float(entropy_bound))
-
-
-@contextmanager
-def _seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """Seed torch's global generators, which transformers draws from, and give them back as they were."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield

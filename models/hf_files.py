@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -96,6 +97,33 @@ def stored_tensors(path: Path) -> dict[str, Stored]:
             "expected every tensor in its shard; download the checkpoint again"
         )
     return stored
+
+
+def pretrained(kind: Any, path: Path, dtype: torch.dtype, *, advice: str = "choose another checkpoint") -> Any:
+    """The checkpoint in `path` as a model of transformers' class `kind`: safetensors only, no code of the checkpoint's.
+
+    Raises InputError, with `advice` where transformers cannot load it.
+    """
+    stored_tensors(path)
+    try:
+        model, report = kind.from_pretrained(
+            path,
+            dtype=dtype,
+            trust_remote_code=False,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except Exception as error:  # whatever transformers cannot load is the input's fault; its own kinds are many
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"{path}: transformers cannot load it ({type(error).__name__}: {reason}); {advice}") from error
+    # transformers would go on with random values in their place.
+    if missing := sorted(report["missing_keys"]):
+        raise InputError(
+            f"{path}: {len(missing)} tensors of {type(model).__name__} missing: {some(missing)}; expected all of "
+            "them; download the checkpoint again"
+        )
+    return model
 
 
 def _weight_map(index: Path) -> dict[str, str]:

@@ -31,7 +31,7 @@ from .gemma_config import GemmaConfig
 from .gemma_hf import gemma_from_hf
 from .generator import Observer, Phase, Request, Settings, Shape, Side
 from .hf_config import first_token, from_hf, to_hf
-from .hf_files import resolve, some, stored_tensors
+from .hf_files import pretrained, resolve
 from .layouts import pieces
 
 if TYPE_CHECKING:
@@ -93,30 +93,8 @@ class HFGenerate:
         """Load a local folder or a hub id: safetensors only, no code of the checkpoint's. Raises InputError."""
         from transformers import AutoModelForCausalLM
 
-        path = resolve(reference)
-        stored_tensors(path)
-        try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                path,
-                dtype=dtype,
-                trust_remote_code=False,
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-            )
-        except Exception as error:  # whatever transformers cannot load is the input's fault; its own kinds are many
-            reason = " ".join(str(error).split())[:300]
-            raise InputError(
-                f"{path}: transformers cannot load it ({type(error).__name__}: {reason}); expected a causal language "
-                "model that needs no code of its own; choose another checkpoint"
-            ) from error
-        model, report = loaded
-        # transformers would go on with random values in their place.
-        if missing := sorted(report["missing_keys"]):
-            raise InputError(
-                f"{path}: {len(missing)} tensors of {type(model).__name__} missing: {some(missing)}; expected all of "
-                "them; download the checkpoint again"
-            )
+        advice = "expected a causal language model that needs no code of its own; choose another checkpoint"
+        model = pretrained(AutoModelForCausalLM, resolve(reference), dtype, advice=advice)
         return cls(model.to(device), cache=cache, engine=engine)
 
     @classmethod
@@ -198,7 +176,8 @@ class HFGenerate:
         if observer is not None:
             extra["stopping_criteria"] = StoppingCriteriaList([_Writes(observer, prompt, eos_id)])
         announced = nullcontext() if observer is None else self._announced(observer)
-        with _seeded(seed, prompt.device, settings), self._blank_defaults(), announced:
+        random = nullcontext() if settings.temperature == 0 else seeded(seed, prompt.device)
+        with random, self._blank_defaults(), announced:
             ids: Tensor = self.model.generate(
                 prompt,
                 generation_config=self._generation_config(length, settings, eos_id),
@@ -324,11 +303,8 @@ def replaced(owner: object, name: str, value: object) -> Iterator[Callable[[], N
 
 
 @contextmanager
-def _seeded(seed: int, device: torch.device, settings: Settings) -> Iterator[None]:
-    """Seed torch's global generators, which `generate` draws from, and give them back as they were."""
-    if settings.temperature == 0:
-        yield
-        return
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Seed torch's global generators, which transformers draws from, and give them back as they were."""
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         yield

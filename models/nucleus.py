@@ -1,30 +1,66 @@
-"""Cutting a distribution before a draw: the top k, then the nucleus, with either rule for the token that crosses p.
+"""The nucleus: the most probable tokens, in order, that hold mass p together (Holtzman et al. 2020).
 
-The nucleus of mass p (Holtzman et al. 2020) holds the most probable tokens, in order. Whether it includes the one with
-which the running sum first exceeds p is a convention: transformers *keeps* that token, BD3LM *drops* it (its nucleus
-then has mass at most p, but for a single token that exceeds p alone, which always stays).
+Whether it includes the token with which the running sum first exceeds p is a convention: transformers *keeps* that
+token, BD3LM *drops* it (its nucleus then has mass at most p, but for a single token that exceeds p alone, which always
+stays). Of equal logits, the lower ids come first.
+
+To sort a vocabulary costs far more than all else here, and a nucleus is mostly small. So on a CPU a few candidates are
+sorted first, and more of them for the rows whose nucleus reaches beyond. Which tokens it holds does not depend on that:
+p is a share of the whole row's mass, and the candidates' is summed one after the other in float64.
 """
 
 from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 Crossing = Literal["keep", "drop"]
 
+# Numbers of candidates to try before the whole row. For many more, torch's topk takes as long as a sort of all.
+_CANDIDATES = (64, 1024)
 
-def truncated(weights: Tensor, top_k: int = 0, top_p: float = 1.0, crossing: Crossing = "keep") -> Tensor:
-    """Weights [n, V] >= 0, not normalised, with 0 outside the top k (0: all; ties at rank k stay) and the nucleus."""
-    if 0 < top_k < weights.shape[1]:
-        least = weights.topk(top_k, dim=-1).values[:, -1:]
-        weights = weights.masked_fill(weights < least, 0.0)
-    if top_p >= 1:
-        return weights
-    ordered, order = weights.sort(dim=-1, descending=True, stable=True)
-    limit = top_p * ordered.sum(dim=-1, keepdim=True)
-    mass = ordered.cumsum(dim=-1)
-    outside = mass - ordered >= limit if crossing == "keep" else mass > limit
-    outside[:, 0] = False
-    return weights.masked_fill(torch.empty_like(outside).scatter_(1, order, outside), 0.0)
+
+def outside_nucleus(logits: Tensor, top_p: float, crossing: Crossing = "keep") -> Tensor:
+    """Which of logits [n, V], float32 or float64, are outside their row's nucleus of mass `top_p`: [n, V] bool."""
+    on_cpu = logits.device.type == "cpu"
+    limit = top_p * (logits - logits.amax(dim=-1, keepdim=True)).exp_().sum(dim=-1, keepdim=True).double()
+    # Elsewhere at once: to ask which rows are done would be to wait for the device.
+    count, least = _ends(logits, limit, crossing, _CANDIDATES if on_cpu else ())
+    outside = logits < least
+    # Of the logits that tie with the nucleus's last, the highest ids are too many.
+    surplus = logits.shape[1] - outside.sum(dim=-1, keepdim=True) - count
+    rows = surplus[:, 0].nonzero()[:, 0] if on_cpu else slice(None)
+    tied = logits[rows] == least[rows]
+    outside[rows] |= tied & (tied.cumsum(dim=-1) > tied.sum(dim=-1, keepdim=True) - surplus[rows])
+    return outside
+
+
+def _ends(logits: Tensor, limit: Tensor, crossing: Crossing, sizes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """How many tokens of logits [n, V] each nucleus holds, and the least logit in it, both [n, 1].
+
+    `limit` [n, 1] float64 is its mass, where the largest logit weighs 1; `sizes` say how many candidates to try.
+    """
+    whole = logits.shape[1]
+    size = min((*sizes, whole)[0], whole)
+    ordered = logits.topk(size, dim=-1).values if size < whole else _descending(logits)
+    mass = (ordered - ordered[:, :1]).exp_().double().cumsum(dim=-1)
+    inside = mass < limit if crossing == "keep" else mass <= limit
+    # The first is in without regard to its own mass; who keeps the one that crosses has one more.
+    count = (inside.sum(dim=-1, keepdim=True) + (crossing == "keep")).clamp_(1, size)
+    least = ordered.gather(1, count - 1)
+    if size < whole:
+        rest = (mass[:, -1] <= limit[:, 0]).nonzero()[:, 0]
+        if len(rest):
+            count[rest], least[rest] = _ends(logits[rest], limit[rest], crossing, sizes[1:])
+    return count, least
+
+
+def _descending(logits: Tensor) -> Tensor:
+    """Each row of logits [n, V] sorted."""
+    # numpy sorts values alone, torch their indices with them: three times the work, but shared among the threads.
+    if logits.device.type == "cpu" and min(len(logits), torch.get_num_threads()) <= 2:
+        return torch.from_numpy(np.sort(logits.detach().numpy(), axis=-1)).flip(-1)
+    return logits.sort(dim=-1, descending=True).values

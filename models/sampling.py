@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from .draws import CHUNK, inverse_cdf
 from .generator import Settings
+from .nucleus import Crossing, outside_nucleus
 
 # From this vocabulary on, a maximum in two levels beats one pass that carries indices, on a CPU.
 _TWO_LEVEL = 32_768
@@ -89,17 +90,14 @@ def largest(logits: Tensor) -> tuple[Tensor, Tensor]:
     return top, chunk * CHUNK + inside
 
 
-def truncate(logits: Tensor, top_k: int, top_p: float) -> Tensor:
-    """Set everything outside the top k, then outside the nucleus of mass `top_p`, to -inf.
+def truncate(logits: Tensor, top_k: int, top_p: float, crossing: Crossing = "keep") -> Tensor:
+    """Set everything outside the top k (0: all), then outside the nucleus of mass `top_p`, to -inf.
 
-    The token that crosses `top_p` is kept (Holtzman et al. 2020; transformers does the same). Ties at rank k are kept.
+    Ties at rank k are kept. `crossing` is for the token that crosses `top_p` (see `nucleus`).
     """
     if 0 < top_k < logits.shape[1]:
         least = logits.topk(top_k, dim=-1).values[:, -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)
     if top_p < 1:
-        ordered, order = logits.sort(dim=-1, descending=True)
-        mass = ordered.softmax(dim=-1)
-        outside = mass.cumsum(dim=-1) - mass >= top_p
-        logits = logits.masked_fill(outside.scatter(1, order, outside), -torch.inf)
+        logits = logits.masked_fill(outside_nucleus(logits, top_p, crossing), -torch.inf)
     return logits

@@ -16,7 +16,7 @@ from dlmbench.models.bd3lm import BD3LM
 from dlmbench.models.bd3lm_loops import stay_chances
 from dlmbench.models.dit_config import DiTConfig
 from dlmbench.models.generator import Settings, Shape
-from dlmbench.models.nucleus import truncated
+from dlmbench.models.sampling import truncate
 from dlmbench.models.weights import random_network
 
 MakeNetwork = Callable[..., Backbone]
@@ -165,8 +165,9 @@ def test_the_nucleus_by_hand() -> None:
         (1.0, "drop", weights.tolist()),
     ]
     for top_p, crossing, expected in cases:
-        assert truncated(weights, 0, top_p, crossing).tolist() == expected
-    assert truncated(weights, 2).tolist() == [[0, 5, 3, 0], [1, 1, 1, 7]]  # ties at rank 2 stay
+        assert torch.equal(truncate(weights.log(), 0, top_p, crossing), torch.tensor(expected).double().log())
+    tied = torch.tensor([[0, 5, 3, 0], [1, 1, 1, 7]]).double()  # ties at rank 2 stay
+    assert torch.equal(truncate(weights.log(), 2, 1.0), tied.log())
 
 
 @pytest.mark.parametrize("crossing", ["drop", "keep"])
@@ -175,7 +176,7 @@ def test_top_p_draws_from_the_nucleus_only(
 ) -> None:
     network, prompt = make_network(), prompts(1, 4)
     weights = law(network, torch.cat((prompt, torch.tensor([[60]])), dim=1))[None]
-    expected = truncated(weights, 0, 0.5, crossing)[0]
+    expected = truncate(weights.log(), 0, 0.5, crossing)[0].exp()
     settings = Settings(temperature=1.0, top_p=0.5, block_length=1)
     tokens, _ = run(BD3LM(network, crossing=crossing), prompt.expand(3000, -1), 1, settings, seed=7)
     assert fits(torch.bincount(tokens[:, 0], minlength=61).double(), expected / expected.sum() * 3000)
