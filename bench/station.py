@@ -36,12 +36,10 @@ class Worker:
         self._calibrators: dict[str, Calibrator] = {}
         self._context: Context
         self._prompts: PromptSource
-        self._generator: str
 
     def load(
         self,
         *,
-        generator: str,
         config: dict[str, Any],
         weights: str,
         seed: int,
@@ -63,7 +61,7 @@ class Worker:
             # Events, captures and memory statistics belong to the current device, whatever device a tensor is on.
             torch.cuda.set_device(device)
         torch.set_num_threads(threads)
-        self._device, self._generator = device, generator
+        self._device = device
         self._clock = clock_for(device)
         shape = network_config(config)
         other = None if partner is None else NetworkSource(network_config(partner["config"]), partner["weights"])

@@ -95,7 +95,6 @@ class _Staff:
             side, partner = partner, side
         handle.send(
             "load",
-            generator=name,
             config=side.backbone.model_dump(),
             weights=side.weights,
             cells=[

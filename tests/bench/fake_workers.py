@@ -161,7 +161,7 @@ class Handle:
 
     @property
     def generator(self) -> str:
-        return self.load["generator"]
+        return self.load["cells"][0]["generator"]
 
     @property
     def alive(self) -> bool:

@@ -36,7 +36,7 @@ class Shouting:
 
 def loading(**changes: Any) -> dict[str, Any]:
     fields = {
-        "generator": "ar", "config": load_pair("small").ar.backbone.model_dump(), "weights": "random", "seed": 0,
+        "config": load_pair("small").ar.backbone.model_dump(), "weights": "random", "seed": 0,
         "dtype": "float32", "device": "cpu", "threads": 1, "prompts": None, "tokenizer": None,
     }  # fmt: skip
     return fields | changes

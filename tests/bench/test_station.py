@@ -65,7 +65,7 @@ def ask(tmp_path: Path) -> Callable[..., dict[str, Any]]:
         return json.loads(json.dumps(answer(worker, {"op": operation, **fields})))
 
     assert request(
-        "load", generator="x", config=load_pair("small").ar.backbone.model_dump(), weights="random", seed=0,
+        "load", config=load_pair("small").ar.backbone.model_dump(), weights="random", seed=0,
         dtype="float32", device="cpu", threads=1, prompts=None, tokenizer=None,
     )["ok"]  # fmt: skip
 
@@ -119,7 +119,7 @@ def test_the_built_in_generators_do_the_work_that_their_cell_promises(
 
     worker = Worker()
     worker.load(
-        generator=generator, config=load_pair("small").ar.backbone.model_dump(), weights="random", seed=0,
+        config=load_pair("small").ar.backbone.model_dump(), weights="random", seed=0,
         dtype="float32", device="cpu", threads=1, prompts=None, tokenizer=None,
     )  # fmt: skip
     cell = Cell(pair="small", side=side, generator=generator, length=4, steps=steps, batch=2)
