@@ -413,6 +413,7 @@ processes = 1
 budget_s = 0.05
 max_samples = 4
 warmup_s = 0.3
+foreign_limit = 1000  # whatever else this machine does
 
 [[grid]]
 pairs = ["small"]
