@@ -283,6 +283,57 @@ def demo(
 
 
 @app.command()
+def train(
+    out: Annotated[Path | None, typer.Option(help="A new folder for the trained models.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="ar, mdlm, sedd or block-diffusion; all by default.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps of each model.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Rows of a step.")] = None,
+    length: Annotated[int | None, typer.Option(help="Tokens of a row.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, batches and noise.")] = None,
+    hidden: Annotated[int | None, typer.Option(help="Width, a multiple of 32.")] = None,
+    layers: Annotated[int | None, typer.Option(help="Depth.")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; all cores by default.")] = None,
+    corpus: Annotated[Path | None, typer.Option(help="Your own text instead of the embedded source.")] = None,
+    tokenizer: Annotated[Path | None, typer.Option(help="Its tokenizer.json; the embedded one by default.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="A few minutes in all, for the recipe's shape.")] = False,
+    dtype: Annotated[str | None, typer.Option(help="Of the saved weights: fp32 (default) or bf16.")] = None,
+    save_every: Annotated[int | None, typer.Option(help="Steps between states that --resume goes on from.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this unfinished training.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Train the small matched models from scratch, on the same tokens."""
+    from .train_plan import TrainOptions
+
+    options = TrainOptions(
+        out=out,
+        resume=resume,
+        models=tuple(model or ()),
+        steps=steps,
+        batch=batch,
+        length=length,
+        lr=lr,
+        seed=seed,
+        hidden=hidden,
+        layers=layers,
+        save_every=save_every,
+        corpus=corpus,
+        tokenizer=tokenizer,
+        quick=quick,
+        dtype=dtype,
+        threads=threads,
+    )
+    from .train_command import train_command
+    from .train_view import show_summary
+
+    document = train_command(options, _console(to_stderr=True), quiet=as_json)
+    if as_json:
+        _print_json(document)
+    else:
+        show_summary(document, _console())
+
+
+@app.command()
 def verify(
     folder: Annotated[Path, typer.Argument(help="A checkpoint beside recorded outputs, or noise schedules.")],
     as_json: Json = False,

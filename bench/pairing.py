@@ -13,7 +13,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from ..profiles.record import Calibration, Cell, Reason, Sample, Status, Stop, Timeline, Trial, Warmup, WorkerInfo
+from ..profiles.record import (
+    Calibration,
+    Cell,
+    Reason,
+    Sample,
+    Status,
+    Stop,
+    TextQuality,
+    Timeline,
+    Trial,
+    Warmup,
+    WorkerInfo,
+)
 from .handle import WorkerFailedError
 from .statistics import median_half_width
 from .suites import Pairing, Suite
@@ -61,6 +73,7 @@ class _Open:
     stop: Stop | None = None
     counters: dict[str, float | int | str | None] = field(default_factory=dict)
     timeline: Timeline | None = None
+    quality: TextQuality | None = None
     spent_s: float = 0.0
     open: bool = True
 
@@ -88,6 +101,9 @@ class PairingRun:
         self._sample_all()
         after = self._calibrate()
         peaks = [peak for peak in (before, after) if peak is not None]
+        if self._process == 0 and self._suite.quality_texts:
+            for state in self._cells:
+                self._judge_texts(state)
         for state in self._cells:
             self._finish(state, peaks)
         for name in {state.cell.generator for state in self._cells}:
@@ -215,6 +231,26 @@ class PairingRun:
         # Counters are lost with a worker that dies here; the samples are not.
         self._quietly(work)
 
+    def _judge_texts(self, state: _Open) -> None:
+        """What the cell's texts are worth. The same texts' prompts for all; a process would only write them again."""
+        if not state.open or not state.good:
+            return
+        suite = self._suite
+
+        def work() -> None:
+            self._watcher.cell(state.cell, "judging texts")
+            reply = self._ask(
+                state.cell.generator,
+                "quality",
+                id=state.id,
+                texts=suite.quality_texts,
+                seed=suite.seed,
+                limit_s=suite.quality_s,
+            )
+            state.quality = None if reply["quality"] is None else TextQuality.model_validate(reply["quality"])
+
+        self._quietly(work)
+
     def _quietly(self, work: Callable[[], object]) -> None:
         try:
             work()
@@ -272,4 +308,5 @@ class PairingRun:
             calibration_after=after,
             worker=self._crew.infos.get(state.cell.generator),
             timeline=state.timeline,
+            quality=state.quality,
         )

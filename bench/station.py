@@ -16,6 +16,7 @@ from .. import InputError, __version__
 from ..models.architecture import network_config
 from ..models.catalog import Context, NetworkSource
 from ..models.prompts import PromptSource, default_prompts, load_prompts
+from ..models.source import Source
 from ..models.tokenizer import embedded_tokenizer, load_tokenizer
 from ..profiles.calibration import Calibrator
 from ..profiles.clocks import clock_for
@@ -24,6 +25,7 @@ from ..profiles.memory import read_peak_b, reset_peak
 from ..profiles.observer import unit_cost_s
 from ..profiles.record import Cell, WorkerInfo
 from .opened import OpenCell, WorkDiffersError, check_cell
+from .quality import source_of, text_quality
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -36,6 +38,7 @@ class Worker:
         self._calibrators: dict[str, Calibrator] = {}
         self._context: Context
         self._prompts: PromptSource
+        self._source: Source | None = None
 
     def load(
         self,
@@ -73,6 +76,7 @@ class Worker:
                 f"give --tokenizer one that fits the checkpoint"
             )
         self._prompts = default_prompts(chosen) if prompts is None else load_prompts(Path(prompts), chosen)
+        self._source = source_of(chosen, weights)
         for cell in cells:
             check_cell(Cell.model_validate(cell), self._context)
         self._unit_cost = unit_cost_s(self._clock)
@@ -109,6 +113,14 @@ class Worker:
         sample = self._cells[id].sample(order=order, round_index=round, prompt=prompt, seed=seed, started_s=started_s)
         return {"sample": sample.model_dump()}
 
+    def quality(self, *, id: str, texts: int, seed: int, limit_s: float) -> dict[str, Any]:
+        """Judge texts of a cell's settings; null where the weights do not speak the words of a source that could."""
+        if self._source is None:
+            return {"quality": None}
+        cell = self._cells[id].cell
+        found = text_quality(cell, self._context, self._source, texts=texts, seed=seed, limit_s=limit_s)
+        return {"quality": found.model_dump()}
+
     def close(self, *, id: str, flop_s: float, byte_s: float, counted: list[int]) -> dict[str, Any]:
         """Forget a cell; reply counters and timeline of the sample nearest the median among those `counted`."""
         opened = self._cells.pop(id)
@@ -136,7 +148,7 @@ class Worker:
         return {}
 
 
-_OPERATIONS = ("load", "open", "warmup", "sample", "close", "calibrate", "release")
+_OPERATIONS = ("load", "open", "warmup", "sample", "quality", "close", "calibrate", "release")
 
 
 def answer(worker: Worker, request: dict[str, Any]) -> dict[str, Any]:

@@ -154,6 +154,8 @@ class Suite(BaseModel):
 
     `target_ci` is the relative half-width of the within-process interval of the median at which a cell is done;
     `foreign_limit` the processor time beyond the free cores, in cores, above which a sample is discarded (null: never).
+    `quality_texts` are the texts that are judged of a cell whose weights can be (0: none), in about `quality_s` seconds
+    at most.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -168,6 +170,8 @@ class Suite(BaseModel):
     warmup_s: PositiveReal = 10.0
     hang_s: PositiveReal = 900.0
     foreign_limit: PositiveReal | None = 0.25
+    quality_texts: int = Field(default=256, ge=0, le=100_000, strict=True)
+    quality_s: PositiveReal = 1.0
     seed: int = Field(default=0, ge=0, lt=2**63, strict=True)
     grid: tuple[Grid, ...] = Field(min_length=1)
 

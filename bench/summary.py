@@ -13,6 +13,7 @@ from statistics import median
 
 from ..models.names import AR, HF_DYNAMIC, HF_STATIC
 from ..profiles.record import Cell, Measurement, Reason, Sample, Trial, Value
+from .equal_quality import add_equal_quality
 from .statistics import crossing, over_processes, within_process
 
 _Read = Callable[[Sample, Cell], float | None]
@@ -92,6 +93,7 @@ def measurements(trials: Sequence[Trial], own: Mapping[str, str] | None = None) 
     best = _fastest_ar(measured.values(), own or {})
     _add_speedups(measured, by_key, best)
     _add_crossovers(measured, best)
+    add_equal_quality(measured, {m.key: _rivals(m, measured.values()) for m in best.values()})
     return list(measured.values())
 
 
@@ -111,6 +113,9 @@ def _measure(trials: Sequence[Trial]) -> Measurement:
     metrics = {name: _sampled(name, read, good) for name, read in _FROM_SAMPLE.items()}
     metrics |= _curve(good)
     metrics |= _counted(good)
+    judged = next((trial.quality for trial in good if trial.quality is not None), None)
+    if judged is not None:
+        metrics |= judged.metrics
     return Measurement(cell=cell, key=cell.key, status="ok", reason=reason, metrics=metrics)
 
 
@@ -197,6 +202,12 @@ def _fastest_ar(measured: Iterable[Measurement], own: Mapping[str, str]) -> _Bes
         if group not in best or _value(m, "throughput_tok_s") > _value(best[group], "throughput_tok_s"):
             best[group] = m
     return best
+
+
+def _rivals(reference: Measurement, measured: Iterable[Measurement]) -> list[Measurement]:
+    """The diffusion cells that an AR cell may be compared with."""
+    group = _comparable(reference.cell)
+    return [m for m in measured if m.cell.side == "diffusion" and m.status == "ok" and _comparable(m.cell) == group]
 
 
 def _value(m: Measurement, name: str) -> float:

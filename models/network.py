@@ -136,8 +136,9 @@ class Network(nn.Module):
         block_length: int = 1,
         padding: Padding | None = None,
         condition: Tensor | None = None,
+        positions: Tensor | None = None,
     ) -> Tensor:
-        """Hidden states [B, q, d] after the final norm, of ids [B, q] at positions `start`….
+        """Hidden states [B, q, d] after the final norm, of ids [B, q] at positions `start`…, or at `positions` [q].
 
         With a `cache`, keys and values are written at `start`… and attention sees its first `live` slots (default: up
         to here); `mask` applies among the new positions (block-causal with blocks counted from position 0). A tensor
@@ -154,7 +155,7 @@ class Network(nn.Module):
             causal = kv_len == q_len
             tensor = None if causal else causal_mask(q_len, kv_len, ids.device)
         places = slice(start, start + q_len)
-        cos, sin = self.cos[places], self.sin[places]
+        cos, sin = (table[places if positions is None else positions] for table in (self.cos, self.sin))
         if padding is not None:
             visible = padding.valid[:, None, None, :kv_len]
             if causal:

@@ -176,8 +176,27 @@ class PromptSource:
         return self._excerpt(start, key_bytes)[0].encode()[:key_bytes]
 
 
+class SourcePrompts(PromptSource):
+    """Prompts that the embedded source writes: number n is the beginning of its n-th text."""
+
+    def batch(self, first: int, rows: int, length: int) -> list[list[int]]:
+        """ids [rows, length], each from a document's start, so that the source can say what may follow."""
+        from .source import embedded_source
+
+        texts = (embedded_source().texts(1, length, seed=number) for number in range(first, first + rows))
+        return [row for text in texts for row in text.tolist()]
+
+
 def default_prompts(tokenizer: Tokenizer) -> PromptSource:
-    """Prompts from the texts that ship with dlmbench, one document a file."""
+    """Prompts from the texts that ship with dlmbench, one document a file.
+
+    A tokenizer that knows the embedded source's words and no others gets documents of that source.
+    """
+    from .source import embedded_source  # reads a grammar, which few prompts need
+
+    source = embedded_source()
+    if tokenizer.sha256 == source.tokenizer.sha256:
+        return SourcePrompts("source", tokenizer.sha256, tokenizer, ("documents of the embedded source",))
     texts = [text for _, text in embedded_texts()]
     return PromptSource("default", hashlib.sha256("".join(texts).encode()).hexdigest(), tokenizer, tuple(texts))
 

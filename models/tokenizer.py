@@ -21,6 +21,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 
 import tokenizers
 from tokenizers import decoders, models, pre_tokenizers, trainers
@@ -56,9 +57,18 @@ class Tokenizer:
     def encode(self, text: str) -> list[int]:
         """Ids of `text`, none added and none of them a control token, whatever the text contains.
 
-        A lone surrogate (half a UTF-16 pair) is no Unicode text and raises TypeError.
+        A lone surrogate (half a UTF-16 pair) is no Unicode text and raises TypeError. InputError for a word that a
+        tokenizer of whole words does not know.
         """
-        encoding = self._backend.encode(text, add_special_tokens=False)
+        try:
+            encoding = self._backend.encode(text, add_special_tokens=False)
+        except Exception as error:  # the binding raises plain Exception
+            if "UNK" not in str(error):
+                raise
+            raise InputError(
+                f"tokenizer {self.name}: {shorten(text, 60)!r} holds a word that is not in its vocabulary; "
+                "expected its own words only; change the text or the tokenizer"
+            ) from None
         ids: list[int] = encoding.ids
         if self._control_ids.isdisjoint(ids):
             return ids

@@ -17,14 +17,15 @@ class Metric:
     """A metric's declaration.
 
     `unit` is the stored SI unit ("1" for a ratio or a count); `direction` says which way is better; `kind` says whether
-    the value depends on a clock (`time`) or only on the work done (`counter`), or joins the two sides (`pair`).
+    the value depends on a clock (`time`) or only on the work done (`counter`), joins the two sides (`pair`) or says
+    what the generated texts are worth (`quality`).
     """
 
     name: str
     header: str
     unit: str
     direction: Direction
-    kind: Literal["time", "counter", "pair"]
+    kind: Literal["time", "counter", "pair", "quality"]
     formula: str
     note: str = ""
 
@@ -126,6 +127,64 @@ _DECLARED = (
     Metric("crossover_batch", "crossover B*", "1", "neutral", "pair",
            "the batch at which the speed-up at this L and T crosses 1, interpolated in log batch",
            "Only under the fixed length policy."),
+    Metric("quality.validity", "valid texts", "1", "higher", "quality",
+           "texts whose every judged token is possible under the source / texts",
+           "Interval: Wilson 1927, over texts. Longer texts have more occasions to fail: compare at equal length."),
+    Metric("quality.valid_prefix", "valid prefix", "1", "higher", "quality",
+           "mean over texts of judged tokens before the first impossible one / judged tokens"),
+    Metric("quality.violations", "violations", "1", "lower", "quality",
+           "texts whose first impossible token is of this kind / texts",
+           "One value a kind (stored as quality.violations[agreement]); with validity they add up to 1."),
+    Metric("quality.cross_entropy", "cross-entropy", "nats/tok", "neutral", "quality",
+           "mean of -log p(token | all before it) under the exact source, up to each text's first impossible token",
+           "An impossible token costs infinitely many nats and is counted by validity instead. Below the source's own "
+           "entropy it is no merit. Interval over texts: linearised ratio (Cochran 1977, section 6.4)."),
+    Metric("quality.cross_entropy_gap", "gap to the source", "nats/tok", "neutral", "quality",
+           "quality.cross_entropy - the source's entropy at the same positions (or its entropy rate)",
+           "0 for the source's own texts; below 0 only the likeliest words are written, as by a low temperature."),
+    Metric("quality.source_entropy", "source's entropy", "nats/tok", "neutral", "quality",
+           "entropy rate of the source, exact: what its own texts cost"),
+    Metric("quality.word_kl", "word KL", "nats", "lower", "quality",
+           "KL(words generated || the source's exact word frequencies), bias-corrected (Miller 1955, over texts)",
+           "0 only for the source's own frequencies; a low temperature raises it. Interval: bootstrap over texts."),
+    Metric("quality.rule_kl", "rule KL", "nats", "lower", "quality",
+           "sum over the grammar's choices of share of use x KL(alternatives taken || exact), bias-corrected",
+           "Conditional divergence (Cover and Thomas 2006, section 2.5), of each text's part before its first "
+           "violation. Interval: bootstrap over texts."),
+    Metric("quality.unigram_entropy", "words' entropy", "nats", "neutral", "quality",
+           "entropy of the pooled judged tokens, bias-corrected (Miller 1955, over texts)",
+           "Below the source's own the texts repeat themselves, which flatters perplexity (Zheng et al. 2024)."),
+    Metric("quality.source_unigram_entropy", "source's words' entropy", "nats", "neutral", "quality",
+           "entropy of the source's exact word frequencies"),
+    Metric("quality.distinct_1", "distinct-1", "1", "neutral", "quality",
+           "different words / tokens, in samples of equally many tokens",
+           "Li et al. 2016. It falls as a sample grows, so only equal sizes compare; noise raises it."),
+    Metric("quality.distinct_2", "distinct-2", "1", "neutral", "quality",
+           "different pairs of neighbouring words / tokens, in samples of equally many tokens", "Li et al. 2016."),
+    Metric("quality.distinct_3", "distinct-3", "1", "neutral", "quality",
+           "different triples of neighbouring words / tokens, in samples of equally many tokens",
+           "After Li et al. 2016."),
+    Metric("quality.gen_ppl", "gen. perplexity", "1", "neutral", "quality",
+           "exp(mean of -log p(token | all before it) of all judged tokens under a judge)",
+           "One exponential over all texts, first EOS counted, no second tokenisation: MDLM's definition (Sahoo et al. "
+           "2024); SEDD's averages perplexities of texts, BD3LM's leaves EOS out. A low temperature lowers it."),
+    Metric("quality.heldout_nats", "held-out loss", "nats/tok", "lower", "quality",
+           "mean of -log p on texts not trained on: exact by the chain rule (AR), an upper bound (diffusion)",
+           "A bound below AR's exact value shows the better model; a bound above it shows nothing."),
+    Metric("quality.heldout_mc_nats", "its Monte Carlo error", "nats/tok", "lower", "quality",
+           "standard deviation of the bound over draws of noise / sqrt(draws)",
+           "Diffusion only; shrinks with more draws."),
+    Metric("quality.aup", "AUP", "1", "higher", "quality",
+           "rho_1 y_1 + sum of (rho_i - rho_(i-1)) (y_i W_i + y_(i-1) W_(i-1)) / 2, "
+           "W = min(exp(-3 (1 - y / y_max)), 1)",
+           "Accuracy under parallelism (Qian et al. 2026): rho = tokens per forward, y in %, y_max the best of all "
+           "generators. It moves when a competitor is added and takes all forwards to cost the same."),
+    Metric("speedup_at_equal_quality", "speed-up at equal quality", "1", "higher", "pair",
+           "the largest speedup among the settings whose quality is shown not to be worse than AR's by an allowance",
+           "Non-inferiority at a level that holds for all settings at once (Bonferroni). Null where none is shown."),
+    Metric("steps_at_equal_quality", "steps at equal quality", "1", "lower", "pair",
+           "the fewest denoising steps T whose quality is shown not to be worse than AR's by an allowance",
+           "The interval's lower end: the fewest steps not shown to be worse."),
 )  # fmt: skip
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _DECLARED}

@@ -236,6 +236,35 @@ class WorkerInfo(Stored):
     environment: dict[str, str] = {}
 
 
+class Value(Stored):
+    """A metric's value with its interval.
+
+    `level` is the confidence of [low, high] over processes, or over texts for what texts are worth; None means that the
+    interval is the spread within one process (or over fewer than five) and carries no confidence level. A missing value
+    is None with `why`.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+    n: int = 0
+    level: float | None = None
+    why: str | None = None
+
+
+class TextQuality(Stored):
+    """What `texts` texts of a cell's settings are worth: `quality.*` metrics over texts, none of it timed.
+
+    `flattered` says why their likelihood misleads, if it does. `examples` are the first texts, prompts included.
+    """
+
+    texts: int
+    seconds: float
+    metrics: dict[str, Value]
+    flattered: Reason | None = None
+    examples: tuple[str, ...] = ()
+
+
 class Trial(Stored):
     """The samples that one worker process took of one cell in one pairing.
 
@@ -260,25 +289,11 @@ class Trial(Stored):
     alternation: Literal["sample", "block"] = "sample"
     worker: WorkerInfo | None = None
     timeline: Timeline | None = None
+    quality: TextQuality | None = None
 
     def counted(self) -> tuple[Sample, ...]:
         """The samples that count: those not discarded."""
         return tuple(s for s in self.samples if s.discarded is None)
-
-
-class Value(Stored):
-    """A metric's value with its interval.
-
-    `level` is the confidence of [low, high] over processes; None means that the interval is the spread within one
-    process (or over fewer than five) and carries no confidence level. A missing value is None with `why`.
-    """
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-    n: int = 0
-    level: float | None = None
-    why: str | None = None
 
 
 class Measurement(Stored):

@@ -8,6 +8,7 @@ from pathlib import Path
 from ..profiles.store import StoredRun
 from .fig_blocks import blocks_figure
 from .fig_crossover import crossover_figure
+from .fig_pareto import pareto_figure
 from .fig_sweeps import batch_figure, length_figure, steps_figure
 from .fig_time_split import time_split_figure
 from .fig_time_to_k import time_to_k_figure
@@ -17,6 +18,7 @@ from .plotting import Figure, style
 from .study import Study
 
 DRAWN = (
+    pareto_figure,
     timeline_figure,
     wall_clock_figure,
     steps_figure,

@@ -32,7 +32,8 @@ _PREFIXES = {
 _SHOWN_UNIT = {
     **dict.fromkeys(("mfu", "mbu", "roofline_fraction", "observer_share", "kernel_busy"), "%"),
     **dict.fromkeys(("sm_active", "tensor_active", "dram_active", "sm_occupancy", "gpu_util_nvml"), "%"),
-    "speedup": "×",
+    **dict.fromkeys(("speedup", "speedup_at_equal_quality"), "×"),
+    **dict.fromkeys(("quality.validity", "quality.valid_prefix", "quality.violations"), "%"),
     "nfe": "forwards",
     "tokens_per_forward": "tok/forward",
     "crossover_batch": "rows",
@@ -51,7 +52,10 @@ def metric_header(metric_name: str) -> str:
     """The declared header; a curve's point shows its index: `time to k, k = 8`. An undeclared name shows as it is."""
     base, _, index = metric_name.partition("[")
     header = METRICS[base].header if base in METRICS else plain(base)
-    return f"{header}, k = {plain(index.rstrip(']'))}" if index else header
+    if not index:
+        return header
+    place = plain(index.rstrip("]"))
+    return f"{header}, k = {place}" if place.isdigit() else f"{header}: {place}"
 
 
 def format_number(x: float, unit: str) -> str:

@@ -13,6 +13,7 @@ from ..profiles.metrics import METRICS, Metric
 from ..profiles.record import Cell, Measurement, Value
 from ..profiles.store import StoredRun
 from .format import MISSING, SIDES, format_interval, format_point, interval_words, metric_header, other_axes
+from .plain import plain
 from .rows import OVERHEAD_BOUND
 
 COLUMNS = (
@@ -162,6 +163,8 @@ def notes(stored: StoredRun) -> tuple[str, ...]:
             "No quality was measured in this run. Fewer steps are always faster and never free: a speed-up counts for "
             "as much as the text that it still writes."
         )
+    flattered = {trial.key: trial.quality.flattered for trial in stored.trials if trial.quality is not None}
+    found += [f"{plain(key)}: {plain(why.message)}" for key, why in flattered.items() if why is not None]
     return tuple(found)
 
 

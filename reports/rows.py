@@ -95,7 +95,7 @@ def results(stored: StoredRun, pair: str) -> Results:
     measured = [m for m in stored.measurements if m.cell.pair == pair and m.status == "ok"]
     shapes = sorted({m.cell.shape for m in measured})
     levels = _levels(_value(m, name) for m in measured for name in _SHOWN)
-    columns = _columns(_mixed(levels))
+    columns = _columns(_mixed(levels), any(name in m.metrics for m in measured for name in _JUDGED))
     named = _named_sides(measured)
     groups = tuple(
         Group(
@@ -254,9 +254,16 @@ _SHOWN = {
 }  # fmt: skip
 
 
-def _columns(mixed: bool) -> tuple[Column, ...]:
+# Shown where texts were judged, right behind the speed that they belong to.
+_JUDGED = {"quality.validity": 1, "quality.cross_entropy_gap": 5, "quality.word_kl": 5}
+
+
+def _columns(mixed: bool, judged: bool) -> tuple[Column, ...]:
     columns = [_metric(name, priority, mixed) for name, priority in _SHOWN.items()]
     columns.insert(-2, Column("sampling + idle", 5, _host_share))
+    if judged:
+        # Their intervals are over texts and carry a level of their own.
+        columns[4:4] = [_metric(name, priority, False) for name, priority in _JUDGED.items()]
     return tuple(columns)
 
 
@@ -273,6 +280,8 @@ def _notes(measured: Sequence[Measurement], levels: set[float | None]) -> tuple[
             f"{MARK} overhead-bound: below {format_number(OVERHEAD_BOUND, '%')} of the roofline a cell measures "
             "the framework, not the method."
         )
+    if any(name in m.metrics for m in measured for name in _JUDGED):
+        notes.append("valid texts, gap, word KL: of untimed texts on the timed settings; intervals 95 %, over texts.")
     if any("speedup" in m.metrics for m in measured):
         notes.append("speed-up: over the pair's fastest AR cell of the same shape (1×), fastest by this run's numbers.")
     missing = dict.fromkeys(

@@ -136,6 +136,9 @@ class Worker:
         counters["floor_s"] = max(1e9 / fields["flop_s"], 1e8 / fields["byte_s"])
         return {"counters": counters, "timeline": None}
 
+    def _quality(self, *_: Any) -> dict[str, Any]:
+        return {"quality": None}
+
     def _calibrate(self, *_: Any) -> dict[str, Any]:
         return {"calibration": PEAK.model_dump()}
 

@@ -37,9 +37,12 @@ def test_every_figure_is_a_png_and_svg_with_words(drawn: tuple[list[Figure], Pat
     figures, folder = drawn
     assert {f.name for f in figures} == {
         "timeline", "wall_clock", "over_steps", "over_length", "over_batch", "blocks", "crossover", "time_to_k",
-        "time_split",
+        "time_split", "pareto",
     }  # fmt: skip
     for figure in figures:
+        if figure.name == "pareto":  # see test_fig_pareto
+            assert figure.skipped
+            continue
         assert figure.skipped is None
         assert (folder / f"{figure.name}.png").read_bytes().startswith(b"\x89PNG")
         assert figure.sentence.endswith(".")
@@ -57,7 +60,7 @@ def test_captions_claim_confidence_only_for_intervals_that_have_a_level(drawn: t
 
 def test_the_page_can_repaint_every_colour(drawn: tuple[list[Figure], Path]) -> None:
     for figure in drawn[0]:
-        assert "var(--c-" in figure.svg
+        assert "var(--c-" in figure.svg or figure.skipped
         assert not re.search(r"#[0-9a-f]{6}\b", figure.svg), figure.name
     assert LIGHT.keys() == DARK.keys()
     assert len(set(LIGHT.values())) == len(LIGHT), "two roles of one colour could not be told apart"
@@ -225,7 +228,7 @@ def test_missing_intervals_and_levels_are_drawn_without_them(study: StoredRun, t
         for m in study.measurements
     )
     figures = write_figures(replace(study, measurements=point_only), tmp_path)
-    assert all(f.skipped is None for f in figures if f.name != "blocks")
+    assert all(f.skipped is None for f in figures if f.name not in ("blocks", "pareto"))
     assert "No intervals were recorded." in next(f.caption for f in figures if f.name == "wall_clock")
 
 
