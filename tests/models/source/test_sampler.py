@@ -18,7 +18,7 @@ def test_the_stream_of_a_seed_is_fixed(source: Source) -> None:
     assert ids.dtype == np.int32
     assert (
         hashlib.sha256(ids.astype("<i4").tobytes()).hexdigest()
-        == "5dd131f6bc72c65968aec7aaa9ae02ff36ed6f8cac150f31c6a50656b911ac30"
+        == "3eb2cbe2a7933b0dffc1eb552390cabd35b6f3f2183cdfc79782700419688724"
     )
 
 
