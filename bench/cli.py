@@ -84,7 +84,8 @@ def run(
     factor: Annotated[float | None, typer.Option(help="Fast-dLLM's factor rule.")] = None,
     entropy_bound: Annotated[float | None, typer.Option(help="Commit within this entropy, nats.")] = None,
     commit_schedule: Annotated[
-        str | None, typer.Option(help="constant:K, a schedule's file or a run: replaces a data-dependent rule.")
+        str | None,
+        typer.Option(help="constant:K, recorded:RULE, a schedule's file or a run: replaces a data-dependent rule."),
     ] = None,
     cfg_scale: Annotated[float | None, typer.Option(help="Classifier-free guidance; 0 is off.")] = None,
     set_: Annotated[
@@ -102,10 +103,17 @@ def run(
         list[str] | None, typer.Option(help="Measure this one too: hf, hf-static, hf:PATH, FILE.py:FACTORY.")
     ] = None,
     weights: Annotated[
-        str, typer.Option(help="random, hub (the pair's own), a folder, a hub id, or ar=ONE,diffusion=OTHER.")
-    ] = "random",
+        str | None,
+        typer.Option(
+            help="trained (default where they ship), random, hub (the pair's own), a folder, a hub id, or "
+            "ar=ONE,diffusion=OTHER."
+        ),
+    ] = None,
     prompts: Annotated[Path | None, typer.Option(help="Prompt text: plain, or .jsonl with prompt or text.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="A tokenizer.json or the folder that holds it.")] = None,
+    judge: Annotated[
+        str | None, typer.Option(help="An AR checkpoint (folder or hub id) that scores the texts: judge perplexity.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights and draws.")] = None,
     processes: Annotated[int | None, typer.Option(help="Fresh process sets; intervals need five.")] = None,
     target_ci: Annotated[float | None, typer.Option(help="Relative half-width at which a cell is done.")] = None,
@@ -147,6 +155,7 @@ def run(
         weights=weights,
         prompts=prompts,
         tokenizer=tokenizer,
+        judge=judge,
         seed=seed,
         processes=processes,
         target_ci=target_ci,
@@ -264,7 +273,9 @@ def doctor(
 def demo(
     text: Annotated[str | None, typer.Option(help="A sentence to mask.")] = None,
     pair: Annotated[str, typer.Option(help="The pair to generate with.")] = "small",
-    weights: Annotated[str, typer.Option(help="random, a checkpoint folder, or a hub id.")] = "random",
+    weights: Annotated[
+        str | None, typer.Option(help="trained (default where they ship), random, a checkpoint folder, or a hub id.")
+    ] = None,
     length: Annotated[int, typer.Option(min=1, help="New tokens, L.")] = 16,
     steps: Annotated[int, typer.Option(min=1, help="Denoising steps, T.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights, masks and draws.")] = 0,
@@ -293,7 +304,10 @@ def train(
     seed: Annotated[int | None, typer.Option(help="Seed of weights, batches and noise.")] = None,
     hidden: Annotated[int | None, typer.Option(help="Width, a multiple of 32.")] = None,
     layers: Annotated[int | None, typer.Option(help="Depth.")] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads; all cores by default.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads of a model: all for a single one, else one each.")
+    ] = None,
+    jobs: Annotated[int | None, typer.Option(help="Models trained side by side; as many as cores by default.")] = None,
     corpus: Annotated[Path | None, typer.Option(help="Your own text instead of the embedded source.")] = None,
     tokenizer: Annotated[Path | None, typer.Option(help="Its tokenizer.json; the embedded one by default.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="A few minutes in all, for the recipe's shape.")] = False,
@@ -322,6 +336,7 @@ def train(
         quick=quick,
         dtype=dtype,
         threads=threads,
+        jobs=jobs,
     )
     from .train_command import train_command
     from .train_view import show_summary

@@ -1,9 +1,11 @@
 """`dlmbench demo`: what diffusion does to a text, and what it costs beside AR, in a few seconds in the terminal.
 
 First the forward process: the tokens of a sentence are masked independently with probability t (the loglinear or linear
-schedule of masked diffusion, alpha_t = 1 - t: Sahoo et al. 2024, section 3; Nie et al. 2025, section 2.1). Then the
-reverse: a pair's two generators are recorded one after the other, each after a warm-up, and *replayed* side by side on
-one slowed clock. The replay is thus free to draw: nothing is displayed while a generation is being timed.
+schedule of masked diffusion, alpha_t = 1 - t: Sahoo et al. 2024, section 3; Nie et al. 2025, section 2.1). On a pair
+with trained weights the sentence is then written again from each level, beside what else could have stood at each
+position (see `sentence`). Then the reverse, timed: a pair's two generators are recorded one after the other, each after
+a warm-up, and *replayed* side by side on one slowed clock. The replay is thus free to draw: nothing is displayed while
+a generation is being timed.
 
     run_demo(DemoOptions(pair="small", length=32, steps=8), Console())
 """
@@ -17,7 +19,6 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,24 +27,42 @@ from rich.live import Live
 
 from .. import InputError
 from ..models.catalog import Context, build
+from ..models.checkpoints import load_network, resolve
+from ..models.config import BackboneConfig
 from ..models.generator import Generator, Request, Settings, Shape
-from ..models.hf_files import resolve
+from ..models.names import BUILT_IN, RANDOM
 from ..models.pairs import Pair, SideSpec, load_pair
 from ..models.prompts import default_prompts
 from ..models.schedule import steps_per_block
-from ..models.systems import read_system
-from ..models.tokenizer import Tokenizer, embedded_tokenizer, load_tokenizer
+from ..models.source import embedded_source
+from ..models.tokenizer import Tokenizer
+from ..models.trained import is_shipped
 from ..profiles.clocks import Clock, clock_for
 from ..profiles.host import usable_cpus
 from ..profiles.observer import Recorder
 from ..profiles.record import Commit
 from ..profiles.reduction import timeline
+from ..profiles.studies import SentenceStudy
 from ..reports.plain import plain
-from .demo_view import Masking, Piece, Scene, Stage, Track, frame, show_masking, show_stage, show_steps, show_summary
+from .demo_view import (
+    Masking,
+    Piece,
+    Scene,
+    Stage,
+    Track,
+    frame,
+    show_masking,
+    show_sentence,
+    show_stage,
+    show_steps,
+    show_summary,
+)
 from .estimate import available_b
+from .plan import own_tokenizer, weights_of, with_weights
+from .sentence import LEVELS, position_uniforms, sentence_study
+from .tokenizers import tokenizer_of
 
-SENTENCE = "Some writers set down one word after another; others fill in the whole page at once."
-LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
+SENTENCE = "Large language models process vast amounts of text."
 
 _MAX_LENGTH = 1024  # positions that a terminal can still show
 _FRAME_S = 0.05
@@ -57,13 +76,13 @@ _FRAGMENT = "·"
 class DemoOptions:
     """What a user may ask of the demo. `length` is L, `steps` is T, `prompt_length` is in tokens.
 
-    `text` is the sentence to mask (None: a built-in one). `weights` is "random", a checkpoint's folder or a hub id.
+    `text` is the sentence to mask (None: a built-in one), `weights` what `--weights` may be (see `plan.with_weights`).
     `replay_s` is how long the replay of both generations lasts, in seconds; `animate` None animates on a terminal.
     """
 
     text: str | None = None
     pair: str = "small"
-    weights: str = "random"
+    weights: str | None = None
     length: int = 16
     steps: int = 4
     prompt_length: int = 16
@@ -86,10 +105,12 @@ def run_demo(
     _check(options)
     pair, tokenizer = _material(options)
     masking = forward_masking(tokenizer, SENTENCE if options.text is None else options.text, options.seed)
+    study, why = _written_again(options, pair)
     prompt_ids = default_prompts(tokenizer).batch(options.seed, 1, options.prompt_length)
     stage = _stage(options, pair, pieces(tokenizer, prompt_ids[0]))
     live = console.is_interactive and not console.is_dumb_terminal
     show_masking(masking, console)
+    show_sentence(study, why, console)
     show_stage(stage, console)
     scene = Scene(stage, _record(options, pair, tokenizer, stage, prompt_ids))
     if not live:
@@ -100,21 +121,44 @@ def run_demo(
             _replay(scene, options.replay_s, console, sleep, now)
         console.print(frame(scene, scene.end_s, console.width))
     show_summary(scene, console)
-    return _document(options, masking, scene)
+    written = {"sentence": None if study is None else study.model_dump(mode="json"), "sentence_why": why}
+    return _document(options, masking, scene) | written
 
 
 def forward_masking(tokenizer: Tokenizer, text: str, seed: int) -> Masking:
     """The tokens of `text` at every noise level. One uniform u a position, masked when u < t, so that masks nest."""
     try:
         ids = tokenizer.encode(text)
+    except InputError as error:
+        found = str(error).removeprefix("text: ")
+        raise InputError(f"--text: {found}, or choose a pair of a larger vocabulary, as --pair 5m") from None
     except (TypeError, UnicodeEncodeError):  # half a surrogate pair, from bytes on the command line that are no UTF-8
         raise InputError("--text: found bytes that are not UTF-8; expected Unicode text; type it again") from None
     if len(ids) < 2:
         raise InputError(f"--text: found {len(ids)} token(s), expected at least 2; give a sentence")
-    random = torch.Generator().manual_seed(seed)
-    uniforms = tuple(torch.rand(len(ids), dtype=torch.float64, generator=random).tolist())
+    uniforms = position_uniforms(len(ids), seed)
     levels = tuple((t, tuple(u < t for u in uniforms)) for t in LEVELS)
     return Masking(pieces(tokenizer, ids), uniforms, levels)
+
+
+def _written_again(options: DemoOptions, pair: Pair) -> tuple[SentenceStudy | None, str | None]:
+    """The sentence written again by the pair's diffusion network; None where that cannot be, with the reason.
+
+    Only a shipped network is known to speak the source's words, and only one that sees the whole canvas and no noise
+    level is run so.
+    """
+    side = pair.diffusion
+    if not is_shipped(side.weights):
+        return None, None
+    generator = BUILT_IN.get(side.generator)
+    if generator is None or generator.mask != "bidirectional" or not isinstance(side.backbone, BackboneConfig):
+        return None, f"No candidates are shown: {side.generator} is no masked diffusion over the whole sentence."
+    network = load_network(resolve(side.weights), torch.float32, "cpu")
+    try:
+        text = SENTENCE if options.text is None else options.text
+        return sentence_study(network, embedded_source(), seed=options.seed, text=text), None
+    except InputError as error:
+        return None, f"No candidates are shown: {error}."
 
 
 def pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[Piece, ...]:
@@ -130,7 +174,12 @@ def pieces(tokenizer: Tokenizer, ids: Sequence[int]) -> tuple[Piece, ...]:
                 end = tried
                 break
         begin = end
-    return tuple(Piece(index, _inert(text, index), text[:1].isspace()) for index, text in zip(ids, texts, strict=True))
+    spaced = [text[:1].isspace() for text in texts]
+    # Whole words carry no space of their own: what stands between two of them shows when they are decoded together.
+    for i in range(1, len(ids)):
+        spaced[i] = spaced[i] or tokenizer.decode(list(ids[i - 1 : i + 1])) == f"{texts[i - 1]} {texts[i]}"
+    parts = zip(ids, texts, spaced, strict=True)
+    return tuple(Piece(index, _inert(text, index), space) for index, text, space in parts)
 
 
 def _inert(text: str, index: int) -> str:
@@ -159,12 +208,8 @@ def _check(options: DemoOptions) -> None:
 
 def _material(options: DemoOptions) -> tuple[Pair, Tokenizer]:
     """The pair, on the checkpoint's shape if there is one, and the tokenizer that goes with it."""
-    pair, tokenizer = load_pair(options.pair), embedded_tokenizer()
-    if options.weights != "random":
-        folder = resolve(options.weights)
-        pair = pair.on_checkpoint(Path(options.weights).name or options.weights, read_system(folder), str(folder))
-        if (folder / "tokenizer.json").is_file():
-            tokenizer = load_tokenizer(folder)
+    pair = with_weights(load_pair(options.pair), options.weights)
+    tokenizer = tokenizer_of(own_tokenizer((pair,)))
     if tokenizer.vocab_size > pair.vocabulary:
         raise InputError(
             f"tokenizer {tokenizer.name} has {tokenizer.vocab_size} ids, pair {pair.name} only {pair.vocabulary}; "
@@ -179,12 +224,12 @@ def _stage(options: DemoOptions, pair: Pair, prompt: tuple[Piece, ...]) -> Stage
     dtype = "bfloat16" if device == "cuda" else "float32"
     shapes = [pair.ar.backbone, pair.diffusion.backbone]
     # Sides of one shape share their weights; each is measured alone, so that neither notices.
-    networks = shapes[:1] if shapes[0] == shapes[1] else shapes
+    networks = shapes[:1] if (shapes[0], pair.ar.weights) == (shapes[1], pair.diffusion.weights) else shapes
     return Stage(
         pair=plain(pair.name),
         reference=plain(options.pair),
-        random=options.weights == "random",
-        weights=plain(options.weights),
+        random=RANDOM in (pair.ar.weights, pair.diffusion.weights),
+        weights=plain(weights_of(pair)),
         parameters=max(shape.total_parameters for shape in shapes),
         weight_bytes=sum(shape.weight_bytes(dtype) for shape in networks),
         free_bytes=available_b(device),
@@ -194,8 +239,8 @@ def _stage(options: DemoOptions, pair: Pair, prompt: tuple[Piece, ...]) -> Stage
         threads=max(1, len(usable_cpus() or range(os.cpu_count() or 1)) - 1) if device == "cpu" else None,
         length=options.length,
         steps=options.steps,
-        # Greedy decoding of random weights repeats one word; of trained ones it is what `dlmbench run` measures.
-        temperature=1.0 if options.weights == "random" else 0.0,
+        # Greedy decoding of random weights repeats one word, and the shipped ones are to show their source's variety.
+        temperature=1.0 if pair.diffusion.weights == RANDOM or is_shipped(pair.diffusion.weights) else 0.0,
         seed=options.seed,
         prompt=prompt,
     )
@@ -211,10 +256,10 @@ def _record(
 
     def context(side: SideSpec) -> Context:
         for known in contexts:
-            if known.config == side.backbone:
+            if (known.config, known.weights) == (side.backbone, side.weights):
                 return known
         dtype = getattr(torch, stage.dtype)
-        contexts.append(Context(side.backbone, options.weights, dtype, stage.device, options.seed))
+        contexts.append(Context(side.backbone, side.weights, dtype, stage.device, options.seed))
         return contexts[-1]
 
     def track(side: SideSpec, settings: Settings) -> Track:

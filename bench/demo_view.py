@@ -21,9 +21,11 @@ from rich.table import Table
 from rich.text import Text
 
 from ..profiles.record import Commit, Side, Timeline
+from ..profiles.studies import SentenceStudy
 from ..reports.format import SIDES, format_number
 from ..reports.grid import GridColumn, draw
 from ..reports.palette import DARK, RAMP_LEVELS
+from ..reports.sentence import sentence_lines
 
 WIDE = 100  # columns from which the two sides stand beside each other
 
@@ -155,6 +157,16 @@ def show_masking(masking: Masking, console: Console) -> None:
         if console.width >= (whole := level.cell_len + outcome.cell_len + 2 * _GAP) + sentence.cell_len:
             label, width = [Text.assemble(level, " " * _GAP, outcome)], whole
         _beside(label, sentence, console, label_width=width)
+
+
+def show_sentence(study: SentenceStudy | None, why: str | None, console: Console) -> None:
+    """The sentence written again from every level that `show_masking` has shown; else why not, where there is more to
+    say than that the weights are random."""
+    if study is None and why is None:
+        return
+    console.print()
+    for line in [Text(why or "")] if study is None else sentence_lines(study, console.width, masks=False):
+        _say(console, line)
 
 
 def show_stage(stage: Stage, console: Console) -> None:

@@ -10,8 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import InputError
-from ..models.names import BUILT_IN, BuiltIn
-from ..models.pairs import load_pair, pair_names
+from ..models.names import BUILT_IN, RANDOM, TRAINED, BuiltIn
+from ..models.pairs import Pair, load_pair, pair_names
 from ..models.plugins import ENTRY_POINTS
 from ..profiles.gpus import load_nvml, read_gpus
 from ..profiles.host import read_cpu, usable_cpus
@@ -46,8 +46,15 @@ def _pairs() -> Rows:
     for name in pair_names():
         pair = load_pair(name)
         parameters = pair.ar.backbone.total_parameters
-        rows.append({"name": name, "parameters": parameters, "description": pair.description})
+        rows.append(
+            {"name": name, "parameters": parameters, "weights": _shipped(pair), "description": pair.description}
+        )
     return rows
+
+
+def _shipped(pair: Pair) -> str:
+    """What the pair is measured with unless asked otherwise."""
+    return RANDOM if pair.default is pair else TRAINED
 
 
 def _generators() -> Rows:

@@ -44,9 +44,10 @@ class RunOptions:
     top_k: int | None = None
     top_p: float | None = None
     generators: tuple[str, ...] = ()
-    weights: str = "random"
+    weights: str | None = None
     prompts: Path | None = None
     tokenizer: Path | None = None
+    judge: str | None = None
     seed: int | None = None
     processes: int | None = None
     target_ci: float | None = None

@@ -8,17 +8,18 @@ from __future__ import annotations
 import os
 import platform
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import InputError
 from ..models.certificate import certificate
-from ..models.names import HUB, RANDOM, RANDOM_DISTRIBUTION
+from ..models.names import HUB, RANDOM, RANDOM_DISTRIBUTION, TRAINED
 from ..models.pairs import Pair, Side, load_pair
 from ..models.prompts import PromptSource, default_prompts, load_prompts
-from ..models.tokenizer import Tokenizer, embedded_tokenizer, load_tokenizer
+from ..models.tokenizer import Tokenizer, shown
+from ..models.trained import fingerprint, is_shipped
 from ..profiles.environment import capture_environment
 from ..profiles.finding import default_threads
 from ..profiles.host import usable_cpus
@@ -26,6 +27,9 @@ from ..profiles.record import CertificateRow, PairRecord
 from .estimate import Fit, available_b, cuda_devices, memory_b
 from .options import RunOptions, overridden, with_budget
 from .suites import Pairing, Suite, expand, load_suite
+from .tokenizers import SOURCE, default_tokenizer, tokenizer_of
+
+_SIDES: tuple[Side, ...] = ("ar", "diffusion")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,8 @@ class Plan:
     threads: int
     prompts: PromptSource
     prompts_path: str | None
-    tokenizer_path: str | None
+    tokenizer: str
+    judge: str | None
     unfit: dict[str, str]
     blockwise: frozenset[str]
     warnings: tuple[str, ...]
@@ -55,7 +60,6 @@ def make_plan(options: RunOptions) -> Plan:
     device, threads = choose_device(options.device), choose_threads(options.threads)
     references = dict.fromkeys(reference for grid in suite.grid for reference in grid.pairs)
     pairs = {reference: with_weights(load_pair(reference), options.weights) for reference in references}
-    checkpoint = next(iter(pairs.values())).diffusion.weights
     if one_checkpoint(options.weights):
         # It takes the place of every pair: its shape is the pair's shape.
         first = suite.grid[0].pairs[0]
@@ -67,9 +71,17 @@ def make_plan(options: RunOptions) -> Plan:
         suite = with_budget(suite, options.budget_s, sum(len(p.cells) * p.processes for p in pairings))
         pairings = expand(suite, pairs, device)
     by_name = {pair.name: pair for pair in pairs.values()}
-    tokenizer, tokenizer_path = choose_tokenizer(options, None if checkpoint == RANDOM else checkpoint)
+    chosen = choose_tokenizer(options, list(pairs.values()))
+    tokenizer = tokenizer_of(chosen)
     prompts = default_prompts(tokenizer) if options.prompts is None else load_prompts(options.prompts, tokenizer)
-    _check_prompts(prompts, tokenizer, pairings, by_name)
+    try:
+        _check_prompts(prompts, tokenizer, pairings, by_name)
+    except InputError as error:
+        if options.prompts is None or chosen != SOURCE:
+            raise
+        raise InputError(
+            f"--prompts {shown(options.prompts)}: {error}; or choose a pair that knows more words (--pair 5m)"
+        ) from None
     unfit, blockwise = _fits(pairings, by_name, device)
     return Plan(
         suite=suite,
@@ -79,7 +91,8 @@ def make_plan(options: RunOptions) -> Plan:
         threads=threads,
         prompts=prompts,
         prompts_path=None if options.prompts is None else str(options.prompts.resolve()),
-        tokenizer_path=tokenizer_path,
+        tokenizer=chosen,
+        judge=_judge(options.judge, pairs.values()),
         unfit=unfit,
         blockwise=blockwise,
         warnings=(*_warnings(suite, pairings, by_name, device), *_block_warnings(blockwise)),
@@ -103,12 +116,18 @@ def choose_device(wanted: str) -> str:
     return wanted
 
 
-def with_weights(pair: Pair, reference: str) -> Pair:
-    """`pair` on the weights that `--weights` names: random, each side's own hub id, one checkpoint on both sides, or
-    `ar=ONE,diffusion=OTHER`. Raises InputError where there is no hub id, or a checkpoint is not what its config says.
+def with_weights(pair: Pair, reference: str | None) -> Pair:
+    """`pair` on the weights that `--weights` names: random, the trained ones that ship, each side's own hub id, one
+    checkpoint on both sides, or `ar=ONE,diffusion=OTHER`; None: trained where they ship, else random.
+
+    Raises InputError where there are none such, or a checkpoint is not what its config says.
     """
+    if reference is None:
+        return pair.default
     if reference == RANDOM:
         return pair
+    if reference == TRAINED:
+        return pair.on_trained(*_SIDES)
     from ..models.checkpoints import checked, resolve  # imports torch, which only a checkpoint needs here
 
     if one_checkpoint(reference):
@@ -134,18 +153,17 @@ def with_weights(pair: Pair, reference: str) -> Pair:
             )
         wanted[_SIDES[_SIDES.index(name)]] = hub if value == HUB and hub else value
     for side, value in wanted.items():
-        if value != RANDOM:
+        if value == TRAINED:
+            pair = pair.on_trained(side)
+        elif value != RANDOM:
             folder = resolve(value).resolve()
             pair = pair.with_side(side, checked(folder).system, str(folder))
     return pair
 
 
-_SIDES: tuple[Side, ...] = ("ar", "diffusion")
-
-
-def one_checkpoint(reference: str) -> bool:
+def one_checkpoint(reference: str | None) -> bool:
     """Whether `--weights` names a single checkpoint, for both sides."""
-    return reference not in (RANDOM, HUB) and not re.match(r"(ar|diffusion)=", reference)
+    return reference not in (None, RANDOM, HUB, TRAINED) and not re.match(r"(ar|diffusion)=", reference)
 
 
 def choose_threads(wanted: int | None) -> int:
@@ -158,13 +176,31 @@ def choose_threads(wanted: int | None) -> int:
     return wanted
 
 
-def choose_tokenizer(options: RunOptions, checkpoint: str | None) -> tuple[Tokenizer, str | None]:
-    """The tokenizer named, the checkpoint's own, or the embedded one; and its path (None: embedded)."""
-    if options.tokenizer is not None:
-        return load_tokenizer(options.tokenizer), str(options.tokenizer.resolve())
-    if checkpoint is not None and (Path(checkpoint) / "tokenizer.json").is_file():
-        return load_tokenizer(Path(checkpoint)), str(Path(checkpoint).resolve())
-    return embedded_tokenizer(), None
+def choose_tokenizer(options: RunOptions, pairs: Sequence[Pair]) -> str:
+    """A reference to the tokenizer that the user named, or to the pairs' own."""
+    return own_tokenizer(pairs) if options.tokenizer is None else str(options.tokenizer.resolve())
+
+
+def _judge(reference: str | None, pairs: Iterable[Pair]) -> str | None:
+    """The judge's checkpoint as workers find it. Raises InputError where it cannot judge, or has nothing to judge."""
+    if reference is None:
+        return None
+    if all(RANDOM in (pair.ar.weights, pair.diffusion.weights) for pair in pairs):
+        raise InputError("--judge: texts of random weights are worth nothing; give --weights too, or leave it out")
+    from .judge import Judge  # imports torch
+
+    Judge.load(reference, "cpu")
+    return reference if is_shipped(reference) or not Path(reference).is_dir() else str(Path(reference).resolve())
+
+
+def own_tokenizer(pairs: Sequence[Pair]) -> str:
+    """A reference to the first pair's checkpoint's own tokenizer, or to one that ships and fits all pairs."""
+    checkpoint = pairs[0].diffusion.weights
+    if is_shipped(checkpoint):
+        return SOURCE
+    if checkpoint != RANDOM and (Path(checkpoint) / "tokenizer.json").is_file():
+        return str(Path(checkpoint).resolve())
+    return default_tokenizer(min(pair.vocabulary for pair in pairs))
 
 
 def _check_prompts(
@@ -293,10 +329,15 @@ def weights_note(plan: Plan, pair: Pair) -> str:
         same = pair.ar.backbone == pair.diffusion.backbone
         return f"{drawn}; {'the same on both sides' if same else 'each side its own shape'}"
     sides = (
-        f"{name}: {drawn if s.weights == RANDOM else s.weights}"
+        f"{name}: {drawn if s.weights == RANDOM else _named(s.weights)}"
         for name, s in (("AR", pair.ar), ("diffusion", pair.diffusion))
     )
     return "; ".join(sides)
+
+
+def _named(weights: str) -> str:
+    """A checkpoint, with the fingerprint of one that ships: a later version may train another under its name."""
+    return f"{weights} (sha256 {fingerprint(weights)}…)" if is_shipped(weights) else weights
 
 
 def _side(pair: Pair, side: str) -> dict[str, Any]:

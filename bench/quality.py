@@ -19,13 +19,17 @@ from ..models.gemma_config import GemmaConfig
 from ..models.generator import Request, Settings, Silent
 from ..models.names import RANDOM
 from ..models.network import Network
+from ..models.scoring import token_log_probs
 from ..models.source import VIOLATIONS, Source, embedded_source
 from ..models.tokenizer import Tokenizer
 from ..profiles.quality import SourceFacts, Texts, Verdict, evaluate, unigram_entropy
 from ..profiles.record import Cell, TextQuality
+from .judge import Judge
 from .opened import settings_of, shape_of
 
-ROWS = 32  # texts of one generation
+# Texts of one generation: few on a CPU, so that a time limit is overrun by little; AR's forwards are of single tokens.
+ROWS = {"ar": 64, "diffusion": 16}
+_ON_A_DEVICE = 128
 _EXAMPLES = 2
 _CONTROL = 1024  # of the source's own texts, whose words' entropy the generated ones are held against
 Ids = NDArray[np.int64]
@@ -39,8 +43,21 @@ def source_of(tokenizer: Tokenizer, weights: str) -> Source | None:
     return source if tokenizer.sha256 == source.tokenizer.sha256 else None
 
 
-def text_quality(cell: Cell, context: Context, source: Source, *, texts: int, seed: int, limit_s: float) -> TextQuality:
-    """Write and judge up to `texts` texts of a cell's settings; fewer where `limit_s` is over first, at least 32."""
+def text_quality(
+    cell: Cell,
+    context: Context,
+    source: Source,
+    *,
+    texts: int,
+    seed: int,
+    limit_s: float,
+    judge: Judge | None = None,
+) -> TextQuality:
+    """Write and judge up to `texts` texts of a cell's settings; fewer where `limit_s` is over first, at least one
+    generation's.
+
+    `judge` is an AR checkpoint that took no part: it adds its own perplexity.
+    """
     begin = time.perf_counter()
     prompts = source.texts(texts, cell.prompt_length, seed).astype(np.int64)
     ids = _written(cell, context, prompts, seed, begin + limit_s)
@@ -58,10 +75,13 @@ def text_quality(cell: Cell, context: Context, source: Source, *, texts: int, se
         judge_log_prob=_under_ar(cell, context, ids, source.tokenizer.eos_id),
         source_unigram=own,
     )
+    metrics = dict(judged.metrics)
+    if judge is not None:
+        metrics["quality.judge_ppl"] = judge.perplexity(found, source.tokenizer)
     return TextQuality(
         texts=len(ids),
         seconds=time.perf_counter() - begin,
-        metrics=dict(judged.metrics),
+        metrics=metrics,
         flattered=judged.flattered,
         examples=tuple(source.tokenizer.decode(row) for row in ids[:_EXAMPLES].tolist()),
     )
@@ -70,7 +90,7 @@ def text_quality(cell: Cell, context: Context, source: Source, *, texts: int, se
 @torch.inference_mode()
 def _written(cell: Cell, context: Context, prompts: Ids, seed: int, deadline: float) -> Ids:
     """Prompts [N, P] with what the cell's generator writes behind them, [n, P + L]."""
-    rows = min(ROWS, len(prompts))
+    rows = min(_ON_A_DEVICE if context.device.startswith("cuda") else ROWS[cell.side], len(prompts))
     shape = replace(shape_of(cell), batch=rows)
     settings: Settings = settings_of(cell)
     # One of its own: the timed one keeps the shape that it was prepared for.
@@ -106,7 +126,6 @@ def _rules(source: Source, texts: Texts) -> dict[str, NDArray[np.int64]]:
     return {name: np.stack([row[name] for row in counts]) for name in counts[0]}
 
 
-@torch.inference_mode()
 def _under_ar(cell: Cell, context: Context, ids: Ids, eos_id: int | None) -> NDArray[np.float64] | None:
     """Log-probabilities [N, S] under the pair's AR network; None where it has none trained on the same words."""
     partner = context.partner
@@ -116,11 +135,5 @@ def _under_ar(cell: Cell, context: Context, ids: Ids, eos_id: int | None) -> NDA
     if isinstance(config, GemmaConfig) or eos_id is None:
         return None
     network: Network = context.network() if cell.side == "ar" else context.partner_network()
-    network.rotary(ids.shape[1])
-    parts = []
-    for rows in torch.from_numpy(ids).to(context.device).split(ROWS):
-        inputs = torch.cat((rows.new_full((len(rows), 1), eos_id), rows[:, :-1]), dim=1)
-        hidden = network.trunk(inputs, mask="causal", condition=network.conditioning(None))
-        logits = network.logits(hidden.flatten(0, 1)).float().log_softmax(dim=-1)
-        parts.append(logits.gather(1, rows.reshape(-1, 1)).view(rows.shape).double().cpu())
-    return torch.cat(parts).numpy()
+    given = torch.from_numpy(ids).to(context.device)
+    return token_log_probs(network, given, eos_id).double().cpu().numpy()

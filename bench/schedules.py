@@ -3,7 +3,7 @@
 A rule whose step count depends on the data (a threshold, an entropy bound, a draft's acceptance) is meaningless on
 random weights. A schedule stands in for the data: `even` (the default there: T spread evenly), `constant:K`, or what a
 run on trained weights recorded. Such a run writes one file a cell to its folder `schedules/`; `--commit-schedule` takes
-that file, or the run's folder.
+that file, or the run's folder. `recorded:RULE` are those that ship, recorded from the trained models that ship.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from ..models.schedule import transfer_counts
 from ..profiles.record import Cell, CommitSchedule, PairRecord, Timeline, Trial
 
 FOLDER = "schedules"
+SHIPPED = Path(__file__).parent / "commit_schedules"
 
 
 class ScheduleFile(BaseModel):
@@ -83,14 +84,25 @@ def read_schedule(reference: str, frame: Frame) -> CommitSchedule:
     constant = re.fullmatch(r"constant:([1-9][0-9]{0,5})", reference)
     if constant:
         return CommitSchedule(source=reference, rows=(constant_rows(frame, int(constant[1])),))
+    if reference.startswith("recorded:"):
+        rule, rules = reference.removeprefix("recorded:"), shipped_rules()
+        if rule not in rules:
+            raise InputError(f"commit schedule {reference!r}: no such rule ships; choose from {', '.join(rules)}")
+        return _from_folder(SHIPPED / rule, frame)
     path = Path(reference)
     if path.is_dir():
         return _from_folder(path, frame)
     if not path.is_file():
         raise InputError(
-            f"commit schedule {reference!r}: expected constant:K, a schedule's .json file or a run's folder; check it"
+            f"commit schedule {reference!r}: expected constant:K, recorded:RULE, a schedule's .json file or a run's "
+            "folder; check it"
         )
     return _fitting(path, _read(path), frame)
+
+
+def shipped_rules() -> list[str]:
+    """Rules of which schedules ship, for `recorded:RULE`."""
+    return sorted(path.name for path in SHIPPED.iterdir() if path.is_dir() and path.name[:1] not in "._")
 
 
 def constant_rows(frame: Frame, count: int) -> tuple[int, ...]:

@@ -15,17 +15,21 @@ import torch
 from .. import InputError, __version__
 from ..models.architecture import network_config
 from ..models.catalog import Context, NetworkSource
+from ..models.gemma_config import GemmaConfig
 from ..models.prompts import PromptSource, default_prompts, load_prompts
 from ..models.source import Source
-from ..models.tokenizer import embedded_tokenizer, load_tokenizer
 from ..profiles.calibration import Calibrator
 from ..profiles.clocks import clock_for
 from ..profiles.environment import git_state, read_variables
 from ..profiles.memory import read_peak_b, reset_peak
 from ..profiles.observer import unit_cost_s
-from ..profiles.record import Cell, WorkerInfo
+from ..profiles.record import Cell, Value, WorkerInfo
+from .judge import Judge
+from .likelihood import held_out_metrics
 from .opened import OpenCell, WorkDiffersError, check_cell
 from .quality import source_of, text_quality
+from .studies import pair_studies
+from .tokenizers import tokenizer_of
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -39,6 +43,9 @@ class Worker:
         self._context: Context
         self._prompts: PromptSource
         self._source: Source | None = None
+        self._judge_reference: str | None = None
+        self._judge: Judge | None = None
+        self._held_out: dict[str, Value] | None = None
 
     def load(
         self,
@@ -50,7 +57,8 @@ class Worker:
         device: str,
         threads: int,
         prompts: str | None,
-        tokenizer: str | None,
+        tokenizer: str,
+        judge: str | None = None,
         partner: dict[str, Any] | None = None,
         cells: Sequence[dict[str, Any]] = (),
     ) -> dict[str, Any]:
@@ -69,7 +77,7 @@ class Worker:
         shape = network_config(config)
         other = None if partner is None else NetworkSource(network_config(partner["config"]), partner["weights"])
         self._context = Context(shape, weights, getattr(torch, dtype), device, seed, partner=other)
-        chosen = embedded_tokenizer() if tokenizer is None else load_tokenizer(Path(tokenizer))
+        chosen = tokenizer_of(tokenizer)
         if chosen.vocab_size > shape.vocab_size:
             raise InputError(
                 f"tokenizer {chosen.name} has {chosen.vocab_size} ids, the model only {shape.vocab_size}; "
@@ -77,6 +85,7 @@ class Worker:
             )
         self._prompts = default_prompts(chosen) if prompts is None else load_prompts(Path(prompts), chosen)
         self._source = source_of(chosen, weights)
+        self._judge_reference = judge
         for cell in cells:
             check_cell(Cell.model_validate(cell), self._context)
         self._unit_cost = unit_cost_s(self._clock)
@@ -115,11 +124,26 @@ class Worker:
 
     def quality(self, *, id: str, texts: int, seed: int, limit_s: float) -> dict[str, Any]:
         """Judge texts of a cell's settings; null where the weights do not speak the words of a source that could."""
+        if self._judge is None and self._judge_reference is not None:
+            self._judge = Judge.load(self._judge_reference, self._device)
         if self._source is None:
             return {"quality": None}
         cell = self._cells[id].cell
-        found = text_quality(cell, self._context, self._source, texts=texts, seed=seed, limit_s=limit_s)
+        if self._held_out is None:
+            network = None if isinstance(self._context.config, GemmaConfig) else self._context.network()
+            self._held_out = (
+                {} if network is None else held_out_metrics(network, cell.generator, self._source, seed=seed)
+            )
+        found = text_quality(
+            cell, self._context, self._source, texts=texts, seed=seed, limit_s=limit_s, judge=self._judge
+        )
+        found = found.model_copy(update={"metrics": {**found.metrics, **self._held_out}})
         return {"quality": found.model_dump()}
+
+    def study(self, *, pair: str, generator: str, seed: int, tasks: bool) -> dict[str, Any]:
+        """What the pair's trained networks do apart from any cell; asked of a worker on its diffusion side."""
+        found = pair_studies(pair, generator, self._context, self._source, seed=seed, tasks=tasks)
+        return {"studies": found.model_dump(mode="json")}
 
     def close(self, *, id: str, flop_s: float, byte_s: float, counted: list[int]) -> dict[str, Any]:
         """Forget a cell; reply counters and timeline of the sample nearest the median among those `counted`."""
@@ -148,7 +172,7 @@ class Worker:
         return {}
 
 
-_OPERATIONS = ("load", "open", "warmup", "sample", "quality", "close", "calibrate", "release")
+_OPERATIONS = ("load", "open", "warmup", "sample", "quality", "study", "close", "calibrate", "release")
 
 
 def answer(worker: Worker, request: dict[str, Any]) -> dict[str, Any]:

@@ -155,7 +155,7 @@ class Suite(BaseModel):
     `target_ci` is the relative half-width of the within-process interval of the median at which a cell is done;
     `foreign_limit` the processor time beyond the free cores, in cores, above which a sample is discarded (null: never).
     `quality_texts` are the texts that are judged of a cell whose weights can be (0: none), in about `quality_s` seconds
-    at most.
+    at most. `studies`: also what needs no cell (the lesson's sentence, tasks, infilling, likelihood), once a pair.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -172,6 +172,7 @@ class Suite(BaseModel):
     foreign_limit: PositiveReal | None = 0.25
     quality_texts: int = Field(default=256, ge=0, le=100_000, strict=True)
     quality_s: PositiveReal = 1.0
+    studies: bool = Field(default=False, strict=True)
     seed: int = Field(default=0, ge=0, lt=2**63, strict=True)
     grid: tuple[Grid, ...] = Field(min_length=1)
 

@@ -13,7 +13,7 @@ from statistics import median
 
 from ..models.names import AR, HF_DYNAMIC, HF_STATIC
 from ..profiles.record import Cell, Measurement, Reason, Sample, Trial, Value
-from .equal_quality import add_equal_quality
+from .equal_quality import add_cache_prices, add_equal_quality
 from .statistics import crossing, over_processes, within_process
 
 _Read = Callable[[Sample, Cell], float | None]
@@ -93,7 +93,9 @@ def measurements(trials: Sequence[Trial], own: Mapping[str, str] | None = None) 
     best = _fastest_ar(measured.values(), own or {})
     _add_speedups(measured, by_key, best)
     _add_crossovers(measured, best)
-    add_equal_quality(measured, {m.key: _rivals(m, measured.values()) for m in best.values()})
+    flattered = {trial.key for trial in trials if trial.quality is not None and trial.quality.flattered is not None}
+    add_equal_quality(measured, {m.key: _rivals(m, measured.values()) for m in best.values()}, flattered)
+    add_cache_prices(measured, lambda key, twin: _ratio(by_key[key], by_key[twin]))
     return list(measured.values())
 
 

@@ -15,7 +15,8 @@ from .. import InputError
 from ..models.pairs import Pair
 from ..models.plugins import side_of
 from ..profiles.record import Cell, Reason, Status, Trial, WorkerInfo
-from ..profiles.store import append_trials
+from ..profiles.store import append_trials, read_studies, write_studies
+from ..profiles.studies import Studies
 from .handle import WorkerFailedError, WorkerHandle
 from .pairing import Crew, PairingRun, Watcher
 from .suites import Pairing, Suite
@@ -35,8 +36,9 @@ class Job:
     device: str
     threads: int
     prompts: str | None
-    tokenizer: str | None
+    tokenizer: str
     folder: Path
+    judge: str | None = None
     unfit: dict[str, str] = field(default_factory=dict)
     blockwise: frozenset[str] = frozenset()
     done: frozenset[str] = frozenset()
@@ -110,6 +112,7 @@ class _Staff:
             threads=job.threads,
             prompts=job.prompts,
             tokenizer=job.tokenizer,
+            judge=job.judge,
         )
 
     def _ready(self, name: str) -> None:
@@ -164,12 +167,32 @@ def sweep(job: Job, watcher: SweepWatcher) -> str:
                 if len(part.cells) < len(fitting.cells):
                     measured = [trial.model_copy(update={"alternation": "block"}) for trial in measured]
                 trials |= {trial.key: trial for trial in measured}
+            if process == 0 and job.suite.studies:
+                _study(job, staff, pairing)
             append_trials(job.folder, [trials[cell.key] for cell in pairing.cells])
         staff.end()
     except BaseException:
         staff.kill()
         raise
     return staff.device_name
+
+
+def _study(job: Job, staff: _Staff, pairing: Pairing) -> None:
+    """Ask for the studies of the pairing's pair, once a run; what goes wrong is written down in their place."""
+    pair = pairing.cells[0].pair
+    known = read_studies(job.folder)
+    generator = job.pairs[pair].diffusion.generator
+    handle = staff.handles.get(generator)
+    if pair in known or handle is None or staff.loaded is None or staff.loaded[0] != pair:
+        return
+    try:
+        # Tasks do not depend on the pair: the first one's stand for all.
+        fields = {"pair": pair, "generator": generator, "seed": job.suite.seed, "tasks": not known}
+        reply = handle.ask("study", job.suite.hang_s, **fields)
+        found = Studies.model_validate(reply["studies"])
+    except WorkerFailedError as error:
+        found = Studies(pair=pair, why={"studies": error.message})
+    write_studies(job.folder, [*known.values(), found])
 
 
 def _parts(pairing: Pairing, process: int, *, blockwise: bool) -> list[Pairing]:

@@ -7,6 +7,7 @@ kill, `--resume` goes on from the last state and ends at the same bits, on the s
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import time
@@ -29,10 +30,12 @@ from ..models.training.objectives import objective
 from ..models.training.shapes import Model, Size, initial_network, network_config
 from ..models.training.state import STATE, load_state, save_state
 from .train_data import Material, material
-from .train_plan import TrainOptions, TrainPlan, make_plan, new_folder, resumed, write_plan
+from .train_jobs import train_side_by_side
+from .train_plan import TrainOptions, TrainPlan, choose_jobs, make_plan, new_folder, resumed, write_plan
 from .train_view import TrainView, card_text, minutes
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+_LOCK = ".lock"
 _HELD_OUT_BATCH = 32  # rows of a forward without gradients
 
 
@@ -52,11 +55,15 @@ def train_command(options: TrainOptions, console: Console, *, quiet: bool) -> di
         write_plan(folder, plan)
     for model in plan.models:
         ready(folder / model)
+    jobs = choose_jobs(options.jobs, plan)
     cards: dict[str, Any] = {}
     try:
+        unfinished = [model for model in plan.models if _finished(folder / model, plan) is None]
+        if jobs > 1 and len(unfinished) > 1:
+            train_side_by_side(folder, unfinished, jobs=jobs, threads=plan.threads, console=console, quiet=quiet)
         with _threads(plan.threads), TrainView(console, plan.models, plan.recipe, quiet=quiet) as view:
             for model in plan.models:
-                cards[model] = _finished(folder / model, plan) or _train(model, folder / model, plan, found, view)
+                cards[model] = _finished(folder / model, plan) or _trained(model, folder / model, plan, found, view)
     except KeyboardInterrupt:
         if not quiet:
             console.print(f"go on with: dlmbench train --resume {shown(folder)}", soft_wrap=True, markup=False)
@@ -69,6 +76,18 @@ def train_command(options: TrainOptions, console: Console, *, quiet: bool) -> di
     }
     write_whole(folder / "card.md", card_text(document).encode())
     return document
+
+
+def _trained(model: Model, folder: Path, plan: TrainPlan, found: Material, view: TrainView) -> dict[str, Any]:
+    """Train one model, alone: two processes would each replace what the other saved."""
+    with open(folder / _LOCK, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"{shown(folder)}: another process is training this model; wait for it") from None
+        card = _finished(folder, plan) or _train(model, folder, plan, found, view)
+        (folder / _LOCK).unlink(missing_ok=True)
+        return card
 
 
 def _train(model: Model, folder: Path, plan: TrainPlan, found: Material, view: TrainView) -> dict[str, Any]:
@@ -86,17 +105,22 @@ def _train(model: Model, folder: Path, plan: TrainPlan, found: Material, view: T
         view.step(model, training.progress, batch_loss)
         if training.progress.step % recipe.save_every == 0 or training.finished:
             save_state(training, folder)
-    # What is judged is what is saved: the weights as the file's dtype has them.
-    dtype = _DTYPES[plan.dtype]
-    with torch.no_grad():
-        for parameter in training.network.parameters():
-            parameter.copy_(parameter.to(dtype))
+    dtype, network = _DTYPES[plan.dtype], training.network
     ids = found.data.held_out(recipe.held_out_rows)
-    result = held_out_loss(
-        training.network, loss, ids, batch=_HELD_OUT_BATCH, passes=recipe.held_out_passes, seed=recipe.seed
-    )
+
+    def judged() -> HeldOut:
+        return held_out_loss(network, loss, ids, batch=_HELD_OUT_BATCH, passes=recipe.held_out_passes, seed=recipe.seed)
+
+    whole = judged() if dtype != torch.float32 else None
+    # What is judged is what is saved: the weights as the file's dtype has them.
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.copy_(parameter.to(dtype))
+    result = judged()
     own = None if found.nats is None else found.nats(ids)
     card = _card(training, plan, found, result, own)
+    if whole is not None:
+        card["held_out"]["rounding_nats"] = result.nats - whole.nats  # on the same texts and draws
     export(model, training.network, found.vocabulary, dtype, found.tokenizer, card, folder)
     (folder / STATE).unlink(missing_ok=True)
     beside = "" if own is None else f", {result.nats / own:.3f} of the source's own {own:.4f}"

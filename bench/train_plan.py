@@ -14,11 +14,11 @@ from .. import InputError
 from ..models.tokenizer import read_file, shown
 from ..models.training.files import write_whole
 from ..models.training.recipe import Recipe
-from ..models.training.shapes import MODELS, Model
+from ..models.training.shapes import MODELS, Model, Size
 from ..profiles.host import usable_cpus
 
 PLAN_FILE = "train.json"
-QUICK = {"steps": 600, "warmup": 60, "held_out_rows": 128, "held_out_passes": 4}
+QUICK = {"steps": 1200, "warmup": 120, "held_out_rows": 128, "held_out_passes": 4}
 # Wider projections take a path through `models.linear` that has no gradient; the DiT's canvas ends at 1024.
 _MOST = {"hidden": 352, "layers": 64, "length": 1024, "batch": 4096, "steps": 10**7}
 
@@ -43,6 +43,7 @@ class TrainOptions:
     quick: bool = False
     dtype: str | None = None
     threads: int | None = None
+    jobs: int | None = None
 
 
 class TrainPlan(BaseModel):
@@ -79,10 +80,10 @@ def make_plan(options: TrainOptions) -> TrainPlan:
         return TrainPlan(
             models=tuple(model for model in MODELS if not options.models or model in options.models),
             recipe=Recipe(**((QUICK if options.quick else {}) | recipe)),
-            hidden=options.hidden or 128,
-            layers=options.layers or 6,
+            hidden=options.hidden or Size().hidden,
+            layers=options.layers or Size().layers,
             dtype=options.dtype or "fp32",
-            threads=_threads(options.threads),
+            threads=_threads(options.threads, several=len(options.models) != 1),
             corpus=None if options.corpus is None else str(options.corpus.resolve()),
             tokenizer=None if options.tokenizer is None else str(options.tokenizer.resolve()),
         )
@@ -91,13 +92,17 @@ def make_plan(options: TrainOptions) -> TrainPlan:
 
 
 def resumed(options: TrainOptions) -> tuple[Path, TrainPlan]:
-    """The folder of --resume and its plan, on other --threads if asked for. Raises InputError."""
+    """The folder of --resume and its plan, on other --threads or for some of its models if asked for.
+
+    Raises InputError.
+    """
     folder = options.resume
     assert folder is not None
     for name in TrainOptions.__slots__:
-        if name not in ("resume", "threads") and getattr(options, name) not in (None, (), False):
-            flag = "--model" if name == "models" else f"--{name.replace('_', '-')}"
-            raise InputError(f"{flag}: --resume goes on with what {shown(folder / PLAN_FILE)} says; leave it out")
+        if name not in ("resume", "threads", "jobs", "models") and getattr(options, name) not in (None, (), False):
+            raise InputError(
+                f"--{name.replace('_', '-')}: --resume goes on with what {shown(folder / PLAN_FILE)} says; leave it out"
+            )
     data = read_file(folder / PLAN_FILE, "the folder of a training, written by `dlmbench train`")
     try:
         plan = TrainPlan.model_validate_json(data)
@@ -106,7 +111,20 @@ def resumed(options: TrainOptions) -> tuple[Path, TrainPlan]:
         raise InputError(f"{place}: {_problem(error, flags=False)}; restore it or train again") from None
     if options.threads is not None:
         plan = plan.model_copy(update={"threads": _threads(options.threads)})
+    unknown = [name for name in options.models if name not in plan.models]
+    if unknown:
+        place = shown(folder / PLAN_FILE)
+        raise InputError(f"--model {unknown[0]}: {place} has {', '.join(plan.models)}; choose from these")
+    if options.models:
+        plan = plan.model_copy(update={"models": tuple(name for name in plan.models if name in options.models)})
     return folder, plan
+
+
+def choose_jobs(wanted: int | None, plan: TrainPlan) -> int:
+    """How many models train at once: as many as there are cores for their threads, unless asked otherwise."""
+    if wanted is not None and wanted < 1:
+        raise InputError(f"--jobs {wanted}: expected at least 1")
+    return wanted or max(1, _cores() // plan.threads)
 
 
 def new_folder(out: Path | None) -> Path:
@@ -127,12 +145,16 @@ def write_plan(folder: Path, plan: TrainPlan) -> None:
     write_whole(folder / PLAN_FILE, (plan.model_dump_json(indent=1) + "\n").encode())
 
 
-def _threads(wanted: int | None) -> int:
-    """All cores unless asked otherwise: nothing is timed here that a neighbour could spoil."""
-    cores = len(usable_cpus() or ()) or os.cpu_count() or 1
+def _cores() -> int:
+    return len(usable_cpus() or ()) or os.cpu_count() or 1
+
+
+def _threads(wanted: int | None, *, several: bool = False) -> int:
+    """Unless asked otherwise one each where `several` models train side by side, and all cores for a single one."""
+    cores = _cores()
     if wanted is not None and not 1 <= wanted <= cores:
         raise InputError(f"--threads {wanted}: this process may use {cores} cores; choose 1 to {cores}")
-    return wanted or cores
+    return wanted or (1 if several else cores)
 
 
 def _problem(error: ValidationError, *, flags: bool = True) -> str:

@@ -16,8 +16,8 @@ from ..models.training.recipe import Recipe
 from ..models.training.shapes import Model
 
 _REFRESH_S, _LINE_S = 0.5, 10.0
-# Work of a step against AR's: block diffusion runs the clean text beside the noisy one. For the time left only.
-_WORK: Mapping[str, float] = {"ar": 1.0, "mdlm": 0.95, "sedd": 1.15, "block-diffusion": 2.1}
+# Work of a step against AR's: block diffusion runs the clean text beside the noisy one. For times and order only.
+WORK: Mapping[str, float] = {"ar": 1.0, "mdlm": 0.95, "sedd": 1.15, "block-diffusion": 2.1}
 
 
 class TrainView:
@@ -80,7 +80,7 @@ class TrainView:
         recipe, done = self._recipe, progress.step - self._first
         each = (now - self._begin) / done
         left = (recipe.steps - progress.step) * each
-        others = sum(_WORK[other] for other in self._ahead) / _WORK[model] * recipe.steps * each
+        others = sum(WORK[other] for other in self._ahead) / WORK[model] * recipe.steps * each
         speed = recipe.batch * recipe.length / each
         whole = f", about {minutes(left + others)} with the other models" if self._ahead else ""
         return (

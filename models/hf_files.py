@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .. import InputError
 from .hf_config import read_json
+from .trained import is_shipped, shipped_folder
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 # Only the top folder, and no second copy of the weights in another naming; "*" also matches a slash.
@@ -50,10 +51,13 @@ class Shard(Protocol):
 
 
 def resolve(reference: str) -> Path:
-    """The folder of a checkpoint: a local one, or a hub id (`organisation/name`) that is downloaded if not cached.
+    """The folder of a checkpoint: one that ships (`trained:NAME`), a local one, or a hub id (`organisation/name`) that
+    is downloaded if not cached.
 
     Only JSON, safetensors and tokenizer files are fetched. Raises InputError with what was tried.
     """
+    if is_shipped(reference):
+        return shipped_folder(reference)
     local = Path(reference).expanduser()
     if local.is_dir():
         return local

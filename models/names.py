@@ -125,6 +125,7 @@ ADAPTIVE_SAMPLERS = ("low_confidence_dynamic", "entropy_bounded")
 
 RANDOM = "random"
 HUB = "hub"
+TRAINED = "trained"
 RANDOM_DISTRIBUTION = (
     "normal(0, 0.02); output projections of attention and MLP normal(0, 0.02 / sqrt(2 layers)); norms 1; biases 0, "
     "those of adaLN gates 1"

@@ -2,7 +2,8 @@
 
 A pair file holds `description`, `source` (where the shape comes from), a `[backbone]` table in the fields of its family
 (`BackboneConfig`'s, or with `family = "dit"` `DiTConfig`'s), and, per side, an optional `generator`, `hub` (the
-published checkpoint) and `[ar.backbone]` / `[diffusion.backbone]` with the fields that differ.
+published checkpoint), `trained` (the checkpoint that ships) and `[ar.backbone]` / `[diffusion.backbone]` with the
+fields that differ.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from .names import (
 )
 from .systems import System
 from .tables import read_table, shipped
+from .trained import reference_to
 
 Side = Literal["ar", "diffusion"]
 
@@ -33,13 +35,15 @@ Side = Literal["ar", "diffusion"]
 class SideSpec(BaseModel):
     """One side of a pair: the generator's name, the shape that it runs, and its weights.
 
-    `hub` is the published checkpoint, `weights` what is to be measured: "random", or a checkpoint's folder.
+    `hub` is the published checkpoint, `trained` the name of the one that ships, `weights` what is to be measured:
+    "random", `trained:NAME`, or a checkpoint's folder.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     generator: str
     hub: str | None = None
+    trained: str | None = None
     weights: str = RANDOM
     backbone: NetworkConfig
 
@@ -75,13 +79,31 @@ class Pair(BaseModel):
             **sides,
         )
 
+    def on_trained(self, *sides: Side) -> Pair:
+        """This pair on the checkpoints that ship for these sides; InputError where there is none."""
+        changed: dict[str, SideSpec] = {}
+        for side in sides:
+            spec = self.ar if side == "ar" else self.diffusion
+            if spec.trained is None:
+                raise InputError(f"pair {self.name} ships no trained weights for its {side} side; choose others")
+            changed[side] = spec.model_copy(update={"weights": reference_to(spec.trained)})
+        return self.model_copy(update=changed)
+
+    @property
+    def default(self) -> Pair:
+        """This pair on the weights that it is measured with unless others are asked for: trained ones if they ship."""
+        ships = self.ar.trained is not None and self.diffusion.trained is not None
+        return self.on_trained("ar", "diffusion") if ships else self
+
     def with_side(self, side: Side, system: System, folder: str) -> Pair:
         """This pair with a checkpoint on one side; where its config differs from the pair's file, the config wins."""
         spec = self.ar if side == "ar" else self.diffusion
         generator = spec.generator
         if side == "diffusion" and system.generator != MASKED_DIFFUSION and not _serves(generator, system.generator):
             generator = system.generator
-        loaded = SideSpec(generator=generator, hub=spec.hub, backbone=system.config, weights=folder)
+        loaded = SideSpec(
+            generator=generator, hub=spec.hub, trained=spec.trained, backbone=system.config, weights=folder
+        )
         return self.model_copy(update={side: loaded})
 
 
@@ -116,19 +138,21 @@ def _side(table: Any, base: dict[str, Any], side: str, place: str) -> SideSpec:
         raise InputError(f"{place}: {side}: expected a table, found {table!r}")
     overrides = table.pop("backbone", {})
     generator = table.pop("generator", AR if side == "ar" else MASKED_DIFFUSION)
-    hub = table.pop("hub", None)
-    for key, value in (("generator", generator), ("hub", hub)):
+    hub, trained = table.pop("hub", None), table.pop("trained", None)
+    for key, value in (("generator", generator), ("hub", hub), ("trained", trained)):
         if not isinstance(value, str | None):
             raise InputError(f"{place}: {side}.{key}: expected a name, found {value!r}")
     if table:
-        raise InputError(f"{place}: {side}.{next(iter(table))}: unknown key; expected generator, hub or backbone")
+        raise InputError(
+            f"{place}: {side}.{next(iter(table))}: unknown key; expected generator, hub, trained or backbone"
+        )
     if not isinstance(overrides, dict):
         raise InputError(f"{place}: {side}.backbone: expected a table")
     # A side of another family shares no field with the pair's table.
     same = overrides.get("family", base.get("family", "llama")) == base.get("family", "llama")
     try:
         shape = network_config({**base, **overrides} if same else overrides)
-        return SideSpec(generator=generator, hub=hub, backbone=shape)
+        return SideSpec(generator=generator, hub=hub, trained=trained, backbone=shape)
     except InputError as error:
         raise InputError(f"{place}: backbone ({side} side): {error}") from None
     except ValidationError as error:

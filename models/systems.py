@@ -183,6 +183,7 @@ def _read_sedd(raw: Mapping[str, Any], source: str) -> tuple[Config, Layout, str
         "scale_by_sigma": model["scale_by_sigma"],
         "graph": graph["type"],
         "noise": noise["type"],
+        "eos_token_id": first_token(raw.get("eos_token_id"), f"{source}: eos_token_id"),
         **{name: noise[name] for name in ("sigma_min", "sigma_max") if name in noise},
     }
     return _checked(DiTConfig, fields, source), "dit", "sedd"

@@ -168,23 +168,43 @@ _DECLARED = (
            "exp(mean of -log p(token | all before it) of all judged tokens under a judge)",
            "One exponential over all texts, first EOS counted, no second tokenisation: MDLM's definition (Sahoo et al. "
            "2024); SEDD's averages perplexities of texts, BD3LM's leaves EOS out. A low temperature lowers it."),
+    Metric("quality.judge_ppl", "judge's perplexity", "1", "neutral", "quality",
+           "exp(mean of -log p(token | all before it) over all tokens of all texts) under another AR checkpoint, per "
+           "token of that checkpoint",
+           "--judge. One exponential over all texts, like MDLM's (Sahoo et al. 2024); SEDD (Lou et al. 2024) averages "
+           "one perplexity a text, never lower at equal lengths; BD3LM (Arriola et al. 2025) leaves EOS out. Prompts "
+           "are given and not scored. A low temperature or repetition flatters it (Zheng et al. 2024); perplexities "
+           "under two judges do not compare. Interval over texts."),
+    Metric("quality.cache_validity_change", "cache's change of validity", "1", "higher", "quality",
+           "quality.validity of this cell - quality.validity of the same cell without the cache",
+           "Approximate caches only (prefix, dual): what cache_speedup cost. Interval: Newcombe 1998, method 10, over "
+           "texts; too wide rather than too narrow, since both write behind the same prompts."),
     Metric("quality.heldout_nats", "held-out loss", "nats/tok", "lower", "quality",
            "mean of -log p on texts not trained on: exact by the chain rule (AR), an upper bound (diffusion)",
            "A bound below AR's exact value shows the better model; a bound above it shows nothing."),
     Metric("quality.heldout_mc_nats", "its Monte Carlo error", "nats/tok", "lower", "quality",
            "standard deviation of the bound over draws of noise / sqrt(draws)",
            "Diffusion only; shrinks with more draws."),
-    Metric("quality.aup", "AUP", "1", "higher", "quality",
-           "rho_1 y_1 + sum of (rho_i - rho_(i-1)) (y_i W_i + y_(i-1) W_(i-1)) / 2, "
-           "W = min(exp(-3 (1 - y / y_max)), 1)",
-           "Accuracy under parallelism (Qian et al. 2026): rho = tokens per forward, y in %, y_max the best of all "
-           "generators. It moves when a competitor is added and takes all forwards to cost the same."),
     Metric("speedup_at_equal_quality", "speed-up at equal quality", "1", "higher", "pair",
-           "the largest speedup among the settings whose quality is shown not to be worse than AR's by an allowance",
+           "the largest speedup among the settings whose quality is shown not to be worse than AR's by an allowance: a "
+           "share of valid texts at most 0.05 (absolute) below AR's",
            "Non-inferiority at a level that holds for all settings at once (Bonferroni). Null where none is shown."),
     Metric("steps_at_equal_quality", "steps at equal quality", "1", "lower", "pair",
-           "the fewest denoising steps T whose quality is shown not to be worse than AR's by an allowance",
-           "The interval's lower end: the fewest steps not shown to be worse."),
+           "the fewest denoising steps T whose quality is shown not to be worse than AR's by an allowance: a share of "
+           "valid texts at most 0.05 (absolute) below AR's",
+           "Null where none is shown. The interval's lower end: the fewest steps not shown to be worse."),
+    Metric("aup", "AUP", "1", "higher", "pair",
+           "rho_1 y_1 + sum of (rho_i - rho_(i-1)) (y_i W_i + y_(i-1) W_(i-1)) / 2, "
+           "W = min(exp(-3 (1 - y / y_max)), 1)",
+           "Accuracy under parallelism (Qian et al. 2026), one value a generator (stored as aup[GENERATOR]): rho = "
+           "tokens_per_forward, y = valid texts in %, over settings that differ in T alone (at equal T the fastest), "
+           "without points more than 5 below the first; y_max the best y compared, AR's included. AR is one point and "
+           "scores y x rho, however fast its forwards. It hides that forwards differ in cost, moves when a competitor "
+           "is added, and its first term carries no weight. Interval: y over texts, y_max as measured."),
+    Metric("cache_speedup", "cache's speed-up", "1", "higher", "pair",
+           "throughput of this cell / throughput of the same cell without the cache",
+           "Approximate caches only (prefix, dual), where the texts of both were judged. From the per-round log-ratios "
+           "of alternating samples; interval over processes. Read it beside quality.cache_validity_change."),
 )  # fmt: skip
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _DECLARED}

@@ -10,16 +10,18 @@ import json
 import os
 import warnings
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from .. import InputError
 from .record import SCHEMA_VERSION, Measurement, Run, Trial
+from .studies import Studies
 
 RUN_FILE, TRIALS_FILE, MEASUREMENTS_FILE = "run.json", "trials.jsonl", "measurements.jsonl"
+STUDIES_FILE = "studies.json"
 
 _Line = TypeVar("_Line", bound=BaseModel)
 
@@ -30,12 +32,13 @@ class TornRecordWarning(UserWarning):
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run as it lies on disk. `measurements` is empty while the run is still going on."""
+    """A run as it lies on disk. `measurements` is empty while the run is still going on; `studies` are by pair."""
 
     path: Path
     run: Run
     trials: tuple[Trial, ...]
     measurements: tuple[Measurement, ...]
+    studies: dict[str, Studies] = field(default_factory=dict)
 
 
 def replace_file(path: Path, text: str) -> None:
@@ -60,6 +63,26 @@ def write_run(folder: Path, run: Run) -> None:
 def write_measurements(folder: Path, measurements: Iterable[Measurement]) -> None:
     """Write or replace `measurements.jsonl`."""
     replace_file(folder / MEASUREMENTS_FILE, "".join(m.model_dump_json() + "\n" for m in measurements))
+
+
+def write_studies(folder: Path, studies: Iterable[Studies]) -> None:
+    """Write or replace `studies.json`: a list, one entry a pair."""
+    document = [entry.model_dump(mode="json") for entry in studies]
+    replace_file(folder / STUDIES_FILE, json.dumps(document, ensure_ascii=False, indent=1) + "\n")
+
+
+def read_studies(folder: Path) -> dict[str, Studies]:
+    """The studies of a run by pair; empty where it has none. Raises InputError for a file that is none."""
+    path = folder / STUDIES_FILE
+    try:
+        entries = TypeAdapter(list[Studies]).validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValidationError as error:
+        raise InputError(f"{path}: {_first(error)}; delete the file, or restore it") from None
+    return {entry.pair: entry for entry in entries}
 
 
 def append_trials(folder: Path, trials: Sequence[Trial]) -> None:
@@ -100,7 +123,11 @@ def read_run(folder: Path) -> StoredRun:
         raise InputError(f"{path}: cannot be read as JSON ({error}); restore it or measure again") from None
     run = _run_from(path, document)
     return StoredRun(
-        folder, run, tuple(_lines(folder / TRIALS_FILE, Trial)), tuple(_lines(folder / MEASUREMENTS_FILE, Measurement))
+        folder,
+        run,
+        tuple(_lines(folder / TRIALS_FILE, Trial)),
+        tuple(_lines(folder / MEASUREMENTS_FILE, Measurement)),
+        read_studies(folder),
     )
 
 

@@ -6,6 +6,7 @@ beats at both is hollow; the line joins those that none beats.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,12 +17,14 @@ from ..profiles.quality import Placed, pareto_front
 from ..profiles.quality import Point as Scored
 from .format import format_number, format_value
 from .palette import LIGHT, side_colour
+from .plain import plain
 from .plotting import Figure, Sheet
 from .study import Point, Shape, Study, depth, left_out, rate_tick, steps_label
 
 NAME, TITLE = "pareto", "What speed costs: throughput against valid texts"
 SPEED, QUALITY = "throughput_tok_s", "quality.validity"
 MAX_PANELS = 6
+CROWDED = 10  # points in a panel, from which only those on the front are named
 _MARGINS = (50, 44, 24, 30)
 
 
@@ -30,6 +33,7 @@ class Panel:
     """One shape: its judged points, each with its place."""
 
     title: str
+    names: tuple[str, ...]
     points: tuple[Point, ...]
     placed: tuple[Placed, ...]
 
@@ -66,21 +70,22 @@ def pareto_figure(study: Study, folder: Path) -> Figure:
             f"{left_out(len(shown), len(panels))}{study.provenance(points, SPEED)}"
         ),
         svg=sheet.save(folder / f"{NAME}.png"),
-        alt="; ".join(f"{panel.title}: " + ", ".join(_told(point) for point in panel.points) for panel in shown),
+        alt="; ".join(f"{panel.title}: " + ", ".join(map(_told, panel.names, panel.points)) for panel in shown),
     )
 
 
 def _panel(study: Study, shape: Shape) -> Panel | None:
-    points = tuple(p for p in study.points(shape) if p.value(SPEED) and p.value(QUALITY))
+    points = tuple(p for p in study.judged(shape) if p.value(SPEED))
     if not points:
         return None
+    names = _names(points)
     scored = [
-        Scored(_name(p), "ar" if p.side == "ar" else "diffusion", p.measurement.metrics[SPEED],
+        Scored(name, "ar" if p.side == "ar" else "diffusion", p.measurement.metrics[SPEED],
                p.measurement.metrics[QUALITY])
-        for p in points
+        for name, p in zip(names, points, strict=True)
     ]  # fmt: skip
     title = study.named(shape[0], f"valid texts, prompt {shape[1]}, L = {shape[2]}, batch {shape[3]}")
-    return Panel(title, points, pareto_front(scored, higher_is_better=True))
+    return Panel(title, names, points, pareto_front(scored, higher_is_better=True))
 
 
 def _name(point: Point) -> str:
@@ -88,9 +93,28 @@ def _name(point: Point) -> str:
     return steps_label(point).partition(" = L")[0]
 
 
-def _told(point: Point) -> str:
-    rate, share = (format_value(name, point.measurement.metrics[name]) for name in (SPEED, QUALITY))
-    return f"{_name(point)} {rate}, valid {share}"
+def _names(points: Sequence[Point]) -> tuple[str, ...]:
+    """A name each: T, and what else tells it from the others of its side."""
+    described = [
+        {
+            "generator": "" if p.own else plain(p.measurement.cell.generator),
+            "cache": p.measurement.cell.cache or "",
+            "remasking": p.measurement.cell.decode.remasking.replace("_", " "),
+            "temperature": f"temp {p.measurement.cell.decode.temperature:g}",
+        }
+        for p in points
+    ]
+    names = []
+    for point, own in zip(points, described, strict=True):
+        rivals = [other for p, other in zip(points, described, strict=True) if p.side == point.side]
+        parts = [text for axis, text in own.items() if text and len({other[axis] for other in rivals}) > 1]
+        names.append(" ".join([_name(point), *parts]))
+    return tuple(names)
+
+
+def _told(name: str, point: Point) -> str:
+    rate, share = (format_value(metric, point.measurement.metrics[metric]) for metric in (SPEED, QUALITY))
+    return f"{name} {rate}, valid {share}"
 
 
 def _sentence(panel: Panel) -> str:
@@ -120,18 +144,21 @@ def _draw(axes: Axes, panel: Panel) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{100 * y:.0f} %"))
     front = panel.front
     axes.plot([p.number(SPEED) for p in front], [p.number(QUALITY) for p in front], color=LIGHT["muted"], linewidth=1)
-    for point, placed in zip(panel.points, panel.placed, strict=True):
+    crowded = len(panel.points) > CROWDED
+    for name, point, placed in zip(panel.names, panel.points, panel.placed, strict=True):
         colour = side_colour("ar") if point.side == "ar" else side_colour("diffusion", depth(point))
         x, y = point.number(SPEED), point.number(QUALITY)
-        for name, line in ((QUALITY, axes.vlines), (SPEED, axes.hlines)):
-            value = point.measurement.metrics[name]
+        for metric, line in ((QUALITY, axes.vlines), (SPEED, axes.hlines)):
+            value = point.measurement.metrics[metric]
             if value.low is not None and value.high is not None:
-                line(x if name == QUALITY else y, value.low, value.high, color=colour, linewidth=3, alpha=0.35)
+                line(x if metric == QUALITY else y, value.low, value.high, color=colour, linewidth=3, alpha=0.35)
         marker = "s" if point.side == "ar" else "o"
         filled = colour if placed.on_front else LIGHT["paper"]
         axes.plot([x], [y], marker=marker, color=colour, markerfacecolor=filled, linestyle="none", markersize=6)
+        if crowded and not placed.on_front and point.side != "ar":
+            continue  # its numbers are in the table
         axes.annotate(
-            _name(point), (x, y), xytext=(6, 5), textcoords="offset points", color=colour, fontsize=9,
+            name, (x, y), xytext=(6, 5), textcoords="offset points", color=colour, fontsize=9,
             annotation_clip=False,
         )  # fmt: skip
     axes.set_title(panel.title, color=LIGHT["ink"])

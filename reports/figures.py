@@ -9,7 +9,9 @@ from ..profiles.store import StoredRun
 from .fig_blocks import blocks_figure
 from .fig_crossover import crossover_figure
 from .fig_pareto import pareto_figure
+from .fig_sentence import sentence_figure
 from .fig_sweeps import batch_figure, length_figure, steps_figure
+from .fig_tasks import tasks_figure
 from .fig_time_split import time_split_figure
 from .fig_time_to_k import time_to_k_figure
 from .fig_timeline import timeline_figure
@@ -28,6 +30,8 @@ DRAWN = (
     crossover_figure,
     time_to_k_figure,
     time_split_figure,
+    sentence_figure,
+    tasks_figure,
 )
 
 

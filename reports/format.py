@@ -32,8 +32,10 @@ _PREFIXES = {
 _SHOWN_UNIT = {
     **dict.fromkeys(("mfu", "mbu", "roofline_fraction", "observer_share", "kernel_busy"), "%"),
     **dict.fromkeys(("sm_active", "tensor_active", "dram_active", "sm_occupancy", "gpu_util_nvml"), "%"),
-    **dict.fromkeys(("speedup", "speedup_at_equal_quality"), "×"),
-    **dict.fromkeys(("quality.validity", "quality.valid_prefix", "quality.violations"), "%"),
+    **dict.fromkeys(("speedup", "speedup_at_equal_quality", "cache_speedup"), "×"),
+    **dict.fromkeys(
+        ("quality.validity", "quality.valid_prefix", "quality.violations", "quality.cache_validity_change"), "%"
+    ),
     "nfe": "forwards",
     "tokens_per_forward": "tok/forward",
     "crossover_batch": "rows",
@@ -116,15 +118,15 @@ def interval_words(value: Value) -> str:
     return level_words(None) if value.level is None else f"{level_words(value.level)}, n = {value.n}"
 
 
-def interval_sentence(values: Iterable[Value]) -> str:
-    """One sentence on what the intervals of these values mean."""
+def interval_sentence(values: Iterable[Value], over: str = "processes") -> str:
+    """One sentence on what the intervals of these values mean; `over` is what repeated."""
     levels = {value.level for value in values if value.value is not None and value.low is not None}
     if not levels:
         return "No intervals were recorded."
     confident = sorted(level for level in levels if level is not None)
     named = " / ".join(level_words(level).removesuffix(" confidence") for level in confident)
     if None not in levels:
-        return f"Intervals: {named} confidence over processes."
+        return f"Intervals: {named} confidence over {over}."
     within = "the spread within one process or over fewer than five, with no confidence level"
     return f"Intervals: {named} confidence over processes, or {within}." if named else f"Intervals: {within}."
 

@@ -28,6 +28,7 @@ from .plain import plain
 from .rows import pair_names, run_facts, unmeasured
 from .study import Study
 from .terminal import certificate_difference, certificate_value
+from .tradeoffs import tradeoffs
 
 if TYPE_CHECKING:
     from .plotting import Figure
@@ -55,6 +56,7 @@ def render(stored: StoredRun, figures: Sequence[Figure]) -> str:
             facts=run_facts(stored),
             notes=notes(stored),
             headlines=[headline(study, pair) for pair in pairs],
+            tradeoffs=[(pair, claims) for pair in pairs if (claims := tradeoffs(study, pair))],
             figures=[(figure, Markup(figure.svg)) for figure in figures],  # built element by element: plotting.themed
             columns=[(metric, shown_unit(metric.name)) for metric in column_metrics()],
             results=[(pair, rows := result_rows(stored, pair), missing_reasons(rows)) for pair in pairs],

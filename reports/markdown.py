@@ -16,7 +16,9 @@ from ..profiles.record import PairRecord
 from ..profiles.store import StoredRun, replace_file
 from .plain import plain
 from .rows import DEFINITIONS, headlines, pair_names, results, run_facts, unmeasured
+from .study import Study
 from .terminal import certificate_difference, certificate_value
+from .tradeoffs import tradeoffs
 
 # What GitHub may read as markup inside a line: emphasis, code, links, HTML, entities, tables, math, headings and
 # references; ":" only where it would make a bare link.
@@ -41,6 +43,7 @@ def write_summary(stored: StoredRun, path: Path) -> None:
         lines += [f"No results yet: {len(stored.trials)} trials are recorded and the run is not finished.", ""]
     for name in pair_names(stored):
         lines += [f"## Results: {escape(name)}", "", *_results(stored, name), ""]
+        lines += _tradeoffs(stored, name)
     lines += _section("## Cells without a valid result", _unmeasured(stored))
     lines += _section("## Warnings", [f"- {escape(warning)}" for warning in stored.run.warnings])
     for pair in stored.run.pairs:
@@ -72,6 +75,15 @@ def _results(stored: StoredRun, name: str) -> list[str]:
         # "~" in front of an interval would open a strike-through: escaped like text from the record
         rows += [[escape(row.label), *(escape(str(entry)) for entry in row.entries)] for row in group.rows]
     return [*_table(headers, rows, numbers=True), "", *(f"- {escape(note)}" for note in table.notes)]
+
+
+def _tradeoffs(stored: StoredRun, pair: str) -> list[str]:
+    rows = [
+        map(escape, (row.aspect, row.claim, row.measured, f"{row.verdict}: {row.reason}"))
+        for row in tradeoffs(Study(stored), pair)
+    ]
+    title = f"## Claims and measurements: {escape(pair)}"
+    return _section(title, _table(("trade-off", "claim", "measured", "verdict"), rows)) if rows else []
 
 
 def _unmeasured(stored: StoredRun) -> list[str]:

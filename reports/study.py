@@ -1,7 +1,9 @@
 """A run as figures and sentences ask for it: what was measured at a shape, by the fastest variant of each side.
 
 A cell may be measured on several engines, dtypes or attention kernels. The headline compares each side's *fastest*, so
-for one (shape, side, T) `Study` keeps the measured cell with the lowest latency; the tables show all of them.
+for one (shape, side, T) `Study` keeps the measured cell with the lowest latency; the tables show all of them. Where the
+tokens were also chosen in several ways (temperature, remasking), which changes the text more than the speed, the first
+way of the run stands for its shape, so that one line is one way.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from functools import cached_property
 from itertools import groupby
 
 from ..models.names import BD3LM, BLOCK_DIFFUSION, SDAR
-from ..profiles.record import Measurement, Trial, Value
+from ..profiles.record import Cell, Measurement, Trial, Value
 from ..profiles.store import StoredRun
 from .format import format_number, interval_sentence
 from .plain import plain
@@ -68,6 +70,15 @@ class Point:
         return float("nan") if value is None or value.value is None else value.value
 
 
+Way = tuple[float, int, float, str]
+
+
+def way(cell: Cell) -> Way:
+    """How a cell chooses its tokens: temperature, top-k, top-p, remasking."""
+    decode = cell.decode
+    return decode.temperature, decode.top_k, decode.top_p, decode.remasking
+
+
 class Study:
     """A stored run, indexed by pair, shape and T."""
 
@@ -75,6 +86,8 @@ class Study:
         self.stored = stored
         self._best: dict[tuple[Shape, int], Point] = {}
         own = {(p.name, side): getattr(p, side).get("generator") for p in stored.run.pairs for side in SIDES}
+        self._own = own
+        ways: dict[tuple[Shape, str], Way] = {}
         for measurement in stored.measurements:
             cell = measurement.cell
             pairs_own = own.get((cell.pair, cell.side), cell.generator)
@@ -85,9 +98,11 @@ class Study:
             latency = point.value("latency_s")
             if measurement.status != "ok" or latency is None:
                 continue
-            place = (measurement.cell.shape, point.steps)
+            place = (cell.shape, point.steps)
+            first = ways.setdefault((cell.shape, cell.side), way(cell))
             best = self._best.get(place)
-            if best is None or point.number("latency_s") < best.number("latency_s"):
+            rank = (way(cell) != first, point.number("latency_s"))
+            if best is None or rank < (way(best.measurement.cell) != first, best.number("latency_s")):
                 self._best[place] = point
 
     @cached_property
@@ -127,6 +142,24 @@ class Study:
         ar = self.ar(shape)
         return ((ar,) if ar else ()) + self.diffusion(shape)
 
+    def judged(self, shape: Shape) -> tuple[Point, ...]:
+        """Every setting at a shape whose texts were judged, AR first, then most steps to fewest.
+
+        Of the engines and kernels that one setting was measured on, the fastest stands for it.
+        """
+        best: dict[str, Point] = {}
+        for m in self.stored.measurements:
+            point = Point(m, m.cell.generator == self._own.get((m.cell.pair, m.cell.side), m.cell.generator))
+            if m.status != "ok" or m.cell.shape != shape or not point.value("quality.validity"):
+                continue
+            if m.cell.side == "ar" and not point.own and m.cell.generator not in SAME_WEIGHTS:
+                continue
+            setting = m.cell.model_copy(update={"engine": "eager", "attention": "auto"}).key
+            known = best.get(setting)
+            if known is None or point.number("latency_s") < known.number("latency_s"):
+                best[setting] = point
+        return tuple(sorted(best.values(), key=lambda p: (p.side != "ar", -p.steps, p.measurement.key)))
+
     def trials(self, point: Point) -> tuple[Trial, ...]:
         return tuple(t for t in self.stored.trials if t.key == point.measurement.key and t.status == "ok")
 
@@ -158,7 +191,8 @@ class Study:
         sentence = ", ".join(parts) + "."
         if metric is None:
             return sentence
-        return f"{sentence} {interval_sentence(v for p in chosen if (v := p.value(metric)))}"
+        over = "texts" if metric.startswith("quality.") else "processes"
+        return f"{sentence} {interval_sentence((v for p in chosen if (v := p.value(metric))), over)}"
 
 
 def steps_label(point: Point) -> str:

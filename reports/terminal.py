@@ -33,6 +33,9 @@ from .rows import (
     run_facts,
     unmeasured,
 )
+from .sentence import sentence_lines
+from .study import Study
+from .tradeoffs import Tradeoff, tradeoffs
 
 CertificateValue = float | int | str | bool | None
 
@@ -60,6 +63,13 @@ def show_run(stored: StoredRun, console: Console) -> None:
             console.print(Text(plain(f"{pair.description} Weights: {pair.weights}{note}.")))
         _headline(headlines(stored, name), console)
         _results(results(stored, name), console)
+        _tradeoffs(tradeoffs(Study(stored), name), console)
+        studies = stored.studies.get(name)
+        if studies is not None and studies.sentence is not None:
+            console.print()
+            console.print(Text("the lesson's sentence, masked and written again", style="bold"))
+            for line in sentence_lines(studies.sentence, console.width):
+                console.print(line, soft_wrap=True)
         if name in certificates:
             console.print(Text(_match(certificates[name])))
     _unmeasured(stored, console)
@@ -142,8 +152,8 @@ def _headline(lines: Sequence[Headline], console: Console) -> None:
         _hanging(f"{line.title:<{indent}}", line.parts, " · ", console)
 
 
-def _hanging(lead: str, parts: Sequence[str], joint: str, console: Console) -> None:
-    """`lead` in bold, then the parts beside it (on a narrow screen: below), broken between parts where they fit."""
+def _hanging(lead: str, parts: Sequence[str], joint: str, console: Console, lead_style: str = "bold") -> None:
+    """`lead` in its style, then the parts beside it (on a narrow screen: below), broken between parts if they fit."""
     beside = console.width - cell_len(lead) >= _HANGING_WIDTH
     indent = cell_len(lead) if beside else GAP
     lines: list[str] = []
@@ -153,9 +163,9 @@ def _hanging(lead: str, parts: Sequence[str], joint: str, console: Console) -> N
         else:
             lines += textwrap.wrap(part, max(1, console.width - indent))
     if not beside:
-        console.print(Text(lead.rstrip(), style="bold"))
+        console.print(Text(lead.rstrip(), style=lead_style))
     for number, line in enumerate(lines):
-        start = (lead, "bold") if beside and number == 0 else " " * indent
+        start = (lead, lead_style) if beside and number == 0 else " " * indent
         console.print(Text.assemble(start, line, overflow="fold"))
 
 
@@ -177,6 +187,18 @@ def _results(table: Results, console: Console) -> None:
         notes.append(f"Not shown at this width: {', '.join(dropped)}.")
     console.print()
     draw(console, headers, rows, note="\n".join(notes))
+
+
+def _tradeoffs(rows: Sequence[Tradeoff], console: Console) -> None:
+    """What is claimed of the two methods, each claim with what was measured, the verdict first."""
+    if not rows:
+        return
+    console.print()
+    console.print(Text("claims, and what was measured here", style="bold"))
+    for row in rows:
+        console.print(Text.assemble((row.aspect, "bold"), ": ", (row.verdict, "bold"), f"; {row.reason}"))
+        for name, words in (("claim", row.claim), ("measured", row.measured)):
+            _hanging(f"  {name:<{len('measured')}}  ", [words], " ", console, lead_style="dim")
 
 
 def _label_width(table: Results, console: Console) -> int:

@@ -21,7 +21,7 @@ class Recipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    steps: int = Field(default=6000, ge=1)
+    steps: int = Field(default=12_000, ge=1)
     batch: int = Field(default=4, ge=1)
     length: int = Field(default=128, ge=2)
     lr: float = Field(default=2e-3, gt=0, lt=10)

@@ -136,6 +136,9 @@ class Worker:
         counters["floor_s"] = max(1e9 / fields["flop_s"], 1e8 / fields["byte_s"])
         return {"counters": counters, "timeline": None}
 
+    def _study(self, _: Any, fields: dict[str, Any]) -> dict[str, Any]:
+        return {"studies": {"pair": fields["pair"], "why": {"infill": "a fake worker"}}}
+
     def _quality(self, *_: Any) -> dict[str, Any]:
         return {"quality": None}
 

@@ -18,10 +18,16 @@ from dlmbench import InputError
 from dlmbench.bench import demo
 from dlmbench.bench.demo import SENTENCE, DemoOptions, forward_masking, pieces, run_demo
 from dlmbench.bench.demo_view import Piece, Scene, Stage, Track, frame, show_masking, show_steps, show_summary
+from dlmbench.models.source import embedded_source
 from dlmbench.models.tokenizer import embedded_tokenizer
+from dlmbench.models.trained import shipped_names
 from dlmbench.profiles.record import Commit, ForwardSpan, Side, Timeline
 
-TINY = DemoOptions(length=6, steps=3, prompt_length=4)
+TINY = DemoOptions(length=6, steps=3, prompt_length=4, weights="random")
+TRAINED = replace(TINY, weights=None)
+shipped = pytest.mark.skipif(
+    not {"ar", "mdlm", "block-diffusion"} <= set(shipped_names()), reason="the trained models do not ship here"
+)
 # Each of these would break a terminal, a grid or a line if it were printed as it is.
 HOSTILE = [
     "\x1b[2J", "\x1b]0;title\x07", "\n\n", "\r", "\t", "", " ", "\x9b31m", "\u202e", "\ufe0f", "\u0301",
@@ -108,11 +114,18 @@ def test_a_position_is_masked_when_its_uniform_is_below_t_so_masks_nest() -> Non
 
 
 def test_the_share_masked_is_t_over_many_sentences() -> None:
-    # 200 sentences of 20 tokens: 4000 draws at t = 1/4 have mean 1000 and standard deviation sqrt(4000 * 3/16) = 27.4.
-    tokenizer = embedded_tokenizer()
-    masked = sum(sum(forward_masking(tokenizer, SENTENCE, seed).levels[1][1]) for seed in range(200))
-    assert len(tokenizer.encode(SENTENCE)) == 20
-    assert abs(masked - 1000) < 4.5 * 27.4
+    # 400 sentences of 9 tokens: 3600 draws at t = 1/4 have mean 900 and standard deviation sqrt(3600 * 3/16) = 26.0.
+    tokenizer = embedded_source().tokenizer
+    masked = sum(sum(forward_masking(tokenizer, SENTENCE, seed).levels[1][1]) for seed in range(400))
+    assert len(tokenizer.encode(SENTENCE)) == 9
+    assert abs(masked - 900) < 4.5 * 26.0
+
+
+def test_words_of_a_tokenizer_of_whole_words_stand_apart_and_signs_do_not() -> None:
+    masking = forward_masking(embedded_source().tokenizer, SENTENCE, seed=3)
+    lines = printed(lambda console: show_masking(masking, console), width=200).splitlines()
+    assert lines[1].endswith("  large language models process vast amounts of text.")
+    assert lines[5].endswith("  ▒▒▒▒▒ ▒▒▒▒▒▒▒▒ ▒▒▒▒▒▒ ▒▒▒▒▒▒▒ ▒▒▒▒ ▒▒▒▒▒▒▒ ▒▒ ▒▒▒▒▒")
 
 
 def test_masking_moves_no_word() -> None:
@@ -250,6 +263,8 @@ def test_no_colour_where_none_is_wanted(monkeypatch: pytest.MonkeyPatch) -> None
         ({"text": "x"}, "--text"),
         ({"text": ""}, "--text"),
         ({"text": "\udcff\udcfe"}, "UTF-8"),
+        ({"text": "large walruses process text."}, "--text: found 'walruses'"),
+        ({"text": "large walruses process text."}, "--pair 5m"),
         ({"steps": 7}, "T=7 exceeds length L=6"),
         ({"steps": 0}, "--steps"),
         ({"length": 0}, "--length"),
@@ -267,6 +282,53 @@ def test_bad_options_get_one_line_and_print_nothing(changed: dict[str, Any], nam
         run_demo(replace(TINY, **changed), Console(file=file))
     assert "\n" not in str(caught.value)
     assert not file.getvalue()
+
+
+def demonstrated(options: DemoOptions) -> tuple[str, dict[str, Any]]:
+    documents: list[dict[str, Any]] = []
+    text = printed(lambda console: documents.append(run_demo(options, console)), width=200)
+    return text, json.loads(json.dumps(documents[0], allow_nan=False))
+
+
+@shipped
+def test_trained_weights_write_the_masked_sentence_again() -> None:
+    text, document = demonstrated(TRAINED)
+    study = document["sentence"]
+    assert study["text"] == "large language models process vast amounts of text."
+    shown = [level["tokens"] for level in document["masking"]["levels"]]
+    assert [level["tokens"] for level in study["levels"]] == shown, "the masks are those on the screen"
+    for regeneration in study["regenerations"]:
+        assert " ".join(regeneration["tokens"]) in text
+    assert text.index("forward masking") < text.index("written again from each level") < text.index("denoising beside")
+    assert document["sentence_why"] is None
+
+
+@shipped
+def test_another_sentence_of_the_source_is_written_again() -> None:
+    _, document = demonstrated(replace(TRAINED, text="Huge neural networks read giant volumes of data."))
+    assert document["sentence"]["text"] == "huge neural networks read giant volumes of data."
+
+
+@shipped
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"text": "models of text text"}, "the source cannot write 'models of text text'"),
+        ({"pair": "small-block", "length": 4, "steps": 2}, "block-diffusion is no masked diffusion"),
+    ],
+)
+def test_where_there_are_no_candidates_the_demo_says_why_and_goes_on(changed: dict[str, Any], why: str) -> None:
+    text, document = demonstrated(replace(TRAINED, **changed))
+    assert document["sentence"] is None
+    assert why in document["sentence_why"]
+    assert why in text
+    assert "denoising beside AR" in text
+
+
+def test_random_weights_have_no_candidates_worth_showing(piped: tuple[str, dict[str, Any]]) -> None:
+    text, document = piped
+    assert document["sentence"] is None
+    assert "written again" not in text
 
 
 def test_a_checkpoint_is_decoded_both_ways(tmp_path: Path) -> None:

@@ -61,9 +61,9 @@ def test_a_generator_of_ones_own_is_taken_to_keep_them() -> None:
 
 
 def test_a_cache_costs_its_tokens() -> None:
-    # `small`: 7 layers x 2 x 2 heads x 32 x 4 B, for 96 positions in each row.
-    assert more(SMALL, "fast-dllm", {}, {"cache": "dual"}) == 96 * 7 * 2 * 2 * 32 * 4
-    assert more(SMALL, "fast-dllm", {}, {"cache": "dual", "kv_dtype": "bfloat16"}) == 96 * 7 * 2 * 2 * 32 * 2
+    # `small`: 4 layers x 2 x 3 heads x 32 x 4 B, for 96 positions in each row.
+    assert more(SMALL, "fast-dllm", {}, {"cache": "dual"}) == 96 * 4 * 2 * 3 * 32 * 4
+    assert more(SMALL, "fast-dllm", {}, {"cache": "dual", "kv_dtype": "bfloat16"}) == 96 * 4 * 2 * 3 * 32 * 2
 
 
 def test_guidance_doubles_the_rows() -> None:

@@ -37,7 +37,7 @@ class Shouting:
 def loading(**changes: Any) -> dict[str, Any]:
     fields = {
         "config": load_pair("small").ar.backbone.model_dump(), "weights": "random", "seed": 0,
-        "dtype": "float32", "device": "cpu", "threads": 1, "prompts": None, "tokenizer": None,
+        "dtype": "float32", "device": "cpu", "threads": 1, "prompts": None, "tokenizer": "source",
     }  # fmt: skip
     return fields | changes
 

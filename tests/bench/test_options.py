@@ -171,6 +171,7 @@ FULL = RunOptions(
     weights="/some/folder",
     prompts=Path("/some/prompts.txt"),
     tokenizer=Path("/some/tokenizer.json"),
+    judge="trained:ar",
     seed=5,
     processes=2,
     target_ci=0.1,

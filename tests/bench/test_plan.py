@@ -16,6 +16,7 @@ from dlmbench.bench.estimate import memory_b
 from dlmbench.bench.options import RunOptions
 from dlmbench.bench.plan import choose_device, choose_threads, make_plan, pair_records
 from dlmbench.models.pairs import load_pair
+from dlmbench.models.trained import fingerprint
 
 GB = 10**9
 
@@ -52,12 +53,13 @@ def write_weights(folder: Path, **changes: Any) -> Path:
 
 def test_a_plan_of_the_lesson() -> None:
     plan = make_plan(options())
-    assert plan.trials == 6 * 5
-    assert (plan.device, plan.threads, plan.pairs["small"].ar.weights) == ("cpu", 1, "random")
+    assert plan.trials == (9 + 4) * 5
+    assert (plan.device, plan.threads, plan.pairs["small"].ar.weights) == ("cpu", 1, "trained:ar")
     assert plan.unfit == {}
     assert plan.blockwise == frozenset()
     assert plan.prompts_path is None
-    assert any("random" in warning for warning in plan.warnings)
+    assert not any("random" in warning for warning in plan.warnings)
+    assert any("random" in warning for warning in make_plan(options(weights="random")).warnings)
     assert any(platform.machine() in warning for warning in plan.warnings)
 
 
@@ -67,10 +69,10 @@ def test_few_processes_are_warned_of() -> None:
 
 
 def test_the_budget_is_spread_over_cells_and_processes() -> None:
-    # 6 cells in 5 processes: 60 / 30 = 2 s a trial.
-    plan = make_plan(options(budget_s=60.0))
+    # 13 cells in 5 processes: 130 / 65 = 2 s a trial.
+    plan = make_plan(options(budget_s=130.0))
     assert {pairing.budget_s for pairing in plan.pairings} == {2.0}
-    assert sum(len(p.cells) * p.processes * p.budget_s for p in plan.pairings) == pytest.approx(60.0)
+    assert sum(len(p.cells) * p.processes * p.budget_s for p in plan.pairings) == pytest.approx(130.0)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +132,7 @@ def test_cells_that_do_not_fit_are_named_with_the_amount(monkeypatch: pytest.Mon
 
 
 def test_only_the_cells_that_do_not_fit_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = options(batches=(1, 512))
+    wanted = options(lengths=(16,), batches=(1, 512))
     plan = make_plan(wanted)
     small, large = (
         max(memory_b(cell, plan.pairs["small"], "cpu") for cell in pairing.cells) for pairing in plan.pairings
@@ -143,10 +145,11 @@ def test_only_the_cells_that_do_not_fit_are_left_out(monkeypatch: pytest.MonkeyP
 
 
 def test_sides_that_fit_only_one_at_a_time_alternate_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = make_plan(options())
+    wanted = options(lengths=(16,))
+    plan = make_plan(wanted)
     needs = [memory_b(cell, plan.pairs["small"], "cpu") for cell in plan.pairings[0].cells]
     monkeypatch.setattr(planning, "available_b", lambda device: max(needs) + min(needs) // 2)
-    plan = make_plan(options())
+    plan = make_plan(wanted)
     assert plan.unfit == {}
     assert plan.blockwise == {plan.pairings[0].name}
 
@@ -159,31 +162,38 @@ def test_unknown_memory_counts_as_enough(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_batch_beyond_any_number_does_not_fit_or_is_refused() -> None:
     try:
-        plan = make_plan(options(batches=(10**400,)))
+        plan = make_plan(options(lengths=(16,), batches=(10**400,)))
     except InputError:
         return
-    assert len(plan.unfit) == 6
+    assert len(plan.unfit) == 9
 
 
 def test_prompts_too_short_for_a_length_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "short.txt"
     path.write_text("Three words only.")
     with pytest.raises(InputError, match=r"short\.txt.*at least 16"):
+        make_plan(options(pairs=("5m",), prompts=path))
+    assert make_plan(options(pairs=("5m",), prompts=path, prompt_lengths=(0,))).prompts_path == str(path)
+
+
+def test_prompts_in_words_that_the_pair_does_not_know_are_refused_with_a_way_out(tmp_path: Path) -> None:
+    path = tmp_path / "mine.txt"
+    path.write_text("Three words only.")
+    with pytest.raises(InputError, match=r"--prompts .*mine\.txt: .*found '\w+'.*or choose a pair .*--pair 5m"):
         make_plan(options(prompts=path))
-    assert make_plan(options(prompts=path, prompt_lengths=(0,))).prompts_path == str(path)
 
 
 def test_the_longest_prompt_decides(tmp_path: Path) -> None:
     path = tmp_path / "short.txt"
     path.write_text("word " * 40)
-    make_plan(options(prompts=path, prompt_lengths=(16,)))
+    make_plan(options(pairs=("5m",), prompts=path, prompt_lengths=(16,)))
     with pytest.raises(InputError, match="at least 300"):
-        make_plan(options(prompts=path, prompt_lengths=(16, 300)))
+        make_plan(options(pairs=("5m",), prompts=path, prompt_lengths=(16, 300)))
 
 
 def test_a_tokenizer_with_more_ids_than_the_model_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     folder = write_weights(tmp_path / "narrow", vocab_size=256, eos_token_id=254, mask_token_id=255)
-    with pytest.raises(InputError, match="4096 ids, pair narrow only 256"):
+    with pytest.raises(InputError, match="384 ids, pair narrow only 256"):
         make_plan(options(weights=str(folder)))
 
 
@@ -232,13 +242,20 @@ def test_a_plan_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_pair_records_carry_the_certificate_and_where_the_weights_came_from() -> None:
-    (record,) = pair_records(make_plan(options(seed=7)))
+    (record,) = pair_records(make_plan(options(seed=7, weights="random")))
     assert "seed 7" in record.weights_note
     rows = {row.quantity: row for row in record.certificate}
-    # `small` ties its head: 4096 x 128 embedding, 7 layers of (128 x 128 + 2 x 64 x 128 + 128 x 128) attention,
-    # 3 x 128 x 352 MLP and 2 x 128 norms, and a last norm of 128.
-    layer = 2 * 128 * 128 + 2 * 64 * 128 + 3 * 128 * 352 + 2 * 128
-    assert rows["total parameters"].ar == rows["total parameters"].diffusion == 4096 * 128 + 7 * layer + 128
+    # `small` ties its head: 384 x 96 embedding, 4 layers of 4 x 96 x 96 attention, 3 x 96 x 256 MLP, 2 x 96 norms and
+    # 2 x 32 norms of queries and keys, and a last norm of 96.
+    layer = 4 * 96 * 96 + 3 * 96 * 256 + 2 * 96 + 2 * 32
+    assert rows["total parameters"].ar == rows["total parameters"].diffusion == 384 * 96 + 4 * layer + 96
+
+
+def test_trained_weights_that_ship_are_the_default_and_are_named_with_a_fingerprint() -> None:
+    (record,) = pair_records(make_plan(options()))
+    assert record.weights == "ar=trained:ar,diffusion=trained:mdlm"
+    for name in ("ar", "mdlm"):
+        assert f"trained:{name} (sha256 {fingerprint(f'trained:{name}')}" in record.weights_note
 
 
 @pytest.mark.parametrize("name", [pytest.param("a\0.toml"), "\0"])
@@ -282,3 +299,14 @@ def test_a_plug_in_file_that_cannot_serve_is_refused(tmp_path: Path, text: str) 
     path.write_text(text)
     with pytest.raises(InputError, match="generator"):
         make_plan(options(generators=(f"{path}:f",)))
+
+
+def test_a_judge_needs_texts_and_must_be_able_to_judge(tmp_path: Path) -> None:
+    assert make_plan(options()).judge is None
+    assert make_plan(options(judge="trained:ar")).judge == "trained:ar"
+    with pytest.raises(InputError, match="--judge: texts of random weights are worth nothing"):
+        make_plan(options(judge="trained:ar", weights="random"))
+    with pytest.raises(InputError, match="judge: "):
+        make_plan(options(judge="trained:mdlm"))
+    with pytest.raises(InputError):
+        make_plan(options(judge=str(tmp_path)))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from dlmbench.bench.equal_quality import add_equal_quality
-from dlmbench.bench.quality import _emitted, source_of, text_quality
+from dlmbench.bench.quality import ROWS, _emitted, source_of, text_quality
 from dlmbench.models.catalog import Context, NetworkSource
 from dlmbench.models.config import BackboneConfig
 from dlmbench.models.prompts import default_prompts
@@ -79,7 +79,7 @@ def test_the_sources_own_texts_are_found_flawless(
 
 
 def test_a_time_limit_leaves_one_generation(context: Context, source: Source) -> None:
-    assert text_quality(cell(), context, source, texts=96, seed=0, limit_s=0.0).texts == 32
+    assert text_quality(cell(), context, source, texts=96, seed=0, limit_s=0.0).texts == ROWS["ar"]
 
 
 def test_under_the_natural_policy_a_text_ends_with_its_first_eos() -> None:
@@ -124,6 +124,19 @@ def test_speed_counts_only_at_equal_quality() -> None:
     assert "speedup_at_equal_quality" not in found["t8"].metrics
 
 
+def test_a_setting_whose_words_have_collapsed_is_no_equal_of_an_honest_one() -> None:
+    rivals = [measured("cold", 0.95, 4.0, 2), measured("t16", 0.9, 1.1, 16)]
+    found = {m.key: m for m in [measured("ar", 0.9), *rivals]}
+    add_equal_quality(found, {"ar": rivals}, {"cold"})
+    assert found["ar"].metrics["speedup_at_equal_quality"].value == 1.1
+    add_equal_quality(found, {"ar": rivals}, {"cold", "t16"})
+    gone = found["ar"].metrics["steps_at_equal_quality"]
+    assert gone.value is None
+    assert "collapsed" in (gone.why or "")
+    add_equal_quality(found, {"ar": rivals}, {"cold", "ar"})
+    assert found["ar"].metrics["speedup_at_equal_quality"].value == 4.0, "two cold sides may be compared"
+
+
 def test_without_judged_texts_nothing_is_joined() -> None:
     rivals = [measured("t2", None, 4.0, 2)]
     found = {m.key: m for m in [measured("ar", 0.9), *rivals]}
@@ -155,3 +168,15 @@ def test_a_run_on_trained_weights_judges_its_texts(command: Any, tmp_path: Path)
     for measurement in document["measurements"]:
         assert measurement["metrics"]["quality.validity"]["n"] == 32
     assert (tmp_path / "run" / "figures" / "pareto.png").exists()
+
+
+def test_a_judge_adds_its_own_perplexity(context: Context, source: Source) -> None:
+    class Judge:
+        def perplexity(self, texts: Any, tokenizer: Any) -> Value:
+            assert tokenizer is source.tokenizer
+            return Value(value=float(len(texts.ids)))
+
+    judge: Any = Judge()
+    found = text_quality(cell(), context, source, texts=64, seed=0, limit_s=0.0, judge=judge)
+    assert found.metrics["quality.judge_ppl"].value == 64
+    assert "quality.judge_ppl" not in text_quality(cell(), context, source, texts=64, seed=0, limit_s=0.0).metrics

@@ -188,7 +188,7 @@ def test_what_names_no_schedule_is_refused_with_the_choice(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(
-        InputError, match=r"expected constant:K, a schedule's \.json file or a run's folder|0 schedules"
+        InputError, match=r"expected constant:K, recorded:RULE, a schedule's \.json file or a run's folder|0 schedules"
     ):
         read_schedule(reference, frame())
 

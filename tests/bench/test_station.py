@@ -48,7 +48,7 @@ class Silent(Good):
         return torch.zeros(request.prompt_ids.shape[0], request.length, dtype=torch.int64)
 class Masked(Good):
     side = "diffusion"
-    def finish(self, out): return torch.full_like(out, 4095)
+    def finish(self, out): return torch.full_like(out, 383)
 """
 
 
@@ -66,7 +66,7 @@ def ask(tmp_path: Path) -> Callable[..., dict[str, Any]]:
 
     assert request(
         "load", config=load_pair("small").ar.backbone.model_dump(), weights="random", seed=0,
-        dtype="float32", device="cpu", threads=1, prompts=None, tokenizer=None,
+        dtype="float32", device="cpu", threads=1, prompts=None, tokenizer="source",
     )["ok"]  # fmt: skip
 
     def sampled(factory: str, **cell: Any) -> dict[str, Any]:
@@ -120,7 +120,7 @@ def test_the_built_in_generators_do_the_work_that_their_cell_promises(
     worker = Worker()
     worker.load(
         config=load_pair("small").ar.backbone.model_dump(), weights="random", seed=0,
-        dtype="float32", device="cpu", threads=1, prompts=None, tokenizer=None,
+        dtype="float32", device="cpu", threads=1, prompts=None, tokenizer="source",
     )  # fmt: skip
     cell = Cell(pair="small", side=side, generator=generator, length=4, steps=steps, batch=2)
     worker.open(id="c", cell=cell.model_dump())

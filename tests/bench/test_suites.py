@@ -43,7 +43,7 @@ def load(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_every_shipped_suite_expands(name: str, device: str) -> None:
     suite = load_suite(name)
-    pairs = {reference: load_pair(reference) for grid in suite.grid for reference in grid.pairs}
+    pairs = {reference: load_pair(reference).default for grid in suite.grid for reference in grid.pairs}
     pairings = expand(suite, pairs, device)
     seen = [cell.key for pairing in pairings for cell in pairing.cells]
     assert len(seen) == len(set(seen))
@@ -61,15 +61,16 @@ def test_the_suites_that_the_design_names_ship() -> None:
 
 def test_the_lesson_has_these_cells_under_these_names() -> None:
     """Keys are what baselines are found by: a changed key is a lost baseline."""
-    (pairing,) = expand(load_suite("lesson"), {"small": SMALL}, "cpu")
+    pairing, long = expand(load_suite("lesson"), {"small": SMALL}, "cpu")
     assert pairing.name == "small/P=16,L=16,B=1,float32"
     assert [cell.key for cell in pairing.cells] == [
-        "small/ar/L=16,P=16",
-        "small/masked-diffusion/L=16,T=16,P=16",
-        "small/masked-diffusion/L=16,T=8,P=16",
-        "small/masked-diffusion/L=16,T=4,P=16",
-        "small/masked-diffusion/L=16,T=2,P=16",
-        "small/masked-diffusion/L=16,T=1,P=16",
+        "small/ar/L=16,P=16,temperature=1.0",
+        *(f"small/masked-diffusion/L=16,T={t},P=16,temperature=1.0,remasking=random" for t in (16, 8, 4, 2, 1)),
+        *(f"small/masked-diffusion/L=16,T={t},P=16,temperature=1.0" for t in (16, 8, 4)),
+    ]
+    assert [cell.key for cell in long.cells] == [
+        "small/ar/L=96,P=16,temperature=1.0",
+        *(f"small/masked-diffusion/L=96,T={t},P=16,temperature=1.0,remasking=random" for t in (96, 24, 8)),
     ]
 
 
@@ -279,7 +280,7 @@ def test_cells_that_no_sampler_can_run_are_refused(grid: dict[str, Any], words: 
     "name", ["nosuch", "", "../suites/quick", "..", "/etc/passwd", "..\\quick", "quick.tom", "QUICK"]
 )
 def test_an_unknown_or_path_like_name_is_refused_with_the_names_that_exist(name: str) -> None:
-    with pytest.raises(InputError, match="choose from ci, continuum, gpu, lesson, quick, standard"):
+    with pytest.raises(InputError, match="choose from ci, continuum, gpu, lesson, quick, schedules, standard"):
         load_suite(name)
 
 

@@ -14,7 +14,7 @@ from dlmbench.bench.suites import checked_suite, expand
 from dlmbench.bench.sweep import Job, sweep
 from dlmbench.models.pairs import load_pair
 from dlmbench.profiles.record import Trial
-from dlmbench.profiles.store import TRIALS_FILE
+from dlmbench.profiles.store import TRIALS_FILE, read_studies
 
 
 class Silent:
@@ -33,14 +33,16 @@ class Silent:
     def failed(self, *_: object) -> None: ...
 
 
-def job(folder: Path, processes: int = 2, **grid: Any) -> Job:
+def job(folder: Path, processes: int = 2, *, studies: bool = False, **grid: Any) -> Job:
     table = {"pairs": ["small"], "lengths": [8, 16], "steps": ["L"], **grid}
-    suite = checked_suite({"name": "m", "processes": processes, "max_samples": 3, "grid": [table]}, "m.toml")
+    suite = checked_suite(
+        {"name": "m", "processes": processes, "max_samples": 3, "studies": studies, "grid": [table]}, "m.toml"
+    )
     pairs = {name: load_pair(name) for name in table["pairs"]}
     pairings = tuple(expand(suite, pairs, "cpu"))
     return Job(
         suite=suite, pairings=pairings, pairs=pairs, device="cpu", threads=1, prompts=None,
-        tokenizer=None, folder=folder,
+        tokenizer="source", folder=folder,
     )  # fmt: skip
 
 
@@ -194,3 +196,26 @@ def test_an_interruption_kills_the_workers_and_keeps_what_was_finished(tmp_path:
         sweep(job(tmp_path), Interrupting())
     assert {t.cell.length for t in trials(tmp_path)} == {8}
     assert all(handle.killed for handle in handles.started)
+
+
+def test_studies_are_asked_for_once_a_pair_and_written_beside_the_trials(tmp_path: Path, handles: Any) -> None:
+    sweep(job(tmp_path, studies=True), Silent())
+    (found,) = read_studies(tmp_path).values()
+    assert (found.pair, found.why) == ("small", {"infill": "a fake worker"})
+    asked = [fields for handle in handles.started for name, fields in handle.worker.asked if name == "study"]
+    assert [(fields["generator"], fields["tasks"]) for fields in asked] == [("masked-diffusion", True)]
+
+
+def test_studies_that_fail_cost_no_trial_and_say_why(tmp_path: Path, handles: Any, fakes: ModuleType) -> None:
+    def trouble(handle: Any) -> None:
+        handle.worker.failures["study", ""] = [fakes.refused(message="no memory for it")]
+
+    handles.plan = staticmethod(trouble)
+    sweep(job(tmp_path, studies=True), Silent())
+    assert read_studies(tmp_path)["small"].why == {"studies": "no memory for it"}
+    assert len((tmp_path / "trials.jsonl").read_text().splitlines()) == 2 * 2 * 2
+
+
+def test_a_run_without_studies_asks_for_none(tmp_path: Path, handles: Any) -> None:
+    sweep(job(tmp_path), Silent())
+    assert read_studies(tmp_path) == {}

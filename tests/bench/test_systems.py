@@ -126,7 +126,7 @@ def opened(pair: Pair, cells: list[Cell]) -> Worker:
     side, other = (pair.diffusion, pair.ar) if cells[0].side == "diffusion" else (pair.ar, pair.diffusion)
     worker.load(
         config=side.backbone.model_dump(), weights=side.weights, seed=0,
-        dtype="float32", device="cpu", threads=1, prompts=None, tokenizer=None,
+        dtype="float32", device="cpu", threads=1, prompts=None, tokenizer="embedded",
         partner={"config": other.backbone.model_dump(), "weights": other.weights},
         cells=[cell.model_dump() for cell in cells],
     )  # fmt: skip

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 TINY = (
     "--steps", "6", "--batch", "2", "--length", "16", "--hidden", "32", "--layers", "1", "--threads", "1",
-    "--save-every", "2",
+    "--save-every", "2", "--jobs", "1",
 )  # fmt: skip
 HEAVY = ("torch", "pandas", "matplotlib", "transformers", "scipy", "numpy", "tokenizers")
 
@@ -178,7 +178,6 @@ def test_a_text_of_ones_own(command: Callable[..., Any], tmp_path: Path) -> None
         (["--corpus", "nosuch.txt"], "nosuch.txt: no such file"),
         (["--resume", "nosuch"], "no such file; expected the folder of a training"),
         (["--resume", "nosuch", "--steps", "5"], "--steps: --resume goes on with what"),
-        (["--resume", "nosuch", "--model", "ar"], "--model: --resume goes on"),
         (["--resume", "nosuch", "--quick"], "--quick: --resume goes on"),
         (["--steps", "x"], "--steps"),
         (["extra"], "extra"),
@@ -288,3 +287,48 @@ def test_time_left(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().err
     assert "step 30/100, loss 2.500 nats, 8 tok/s, 2 min left, about 6 min with the other models" in shown
     assert "ar: goes on from step 20" in shown
+
+
+@pytest.mark.slow
+def test_models_side_by_side_are_those_of_one_after_the_other(command: Callable[..., Any], tmp_path: Path) -> None:
+    models = ("--model", "ar", "--model", "mdlm")
+    assert command("train", *TINY, *models, "--out", tmp_path / "one", "--json").code == 0
+    beside = [value if value != "1" or TINY[at - 1] != "--jobs" else "2" for at, value in enumerate(TINY)]
+    outcome = command("train", *beside, *models, "--out", tmp_path / "two")
+    assert outcome.code == 0
+    assert "mdlm: held-out" in outcome.err
+    for model in ("ar", "mdlm"):
+        assert weights(tmp_path / "one" / model) == weights(tmp_path / "two" / model)
+    assert "| ar |" in (tmp_path / "two" / "card.md").read_text()
+    assert not list((tmp_path / "two").rglob(".*"))
+
+
+@pytest.mark.slow
+def test_a_failure_beside_another_training_is_told_in_its_words(command: Callable[..., Any], tmp_path: Path) -> None:
+    folder = tmp_path / "t"
+    command("train", *TINY, "--model", "ar", "--model", "mdlm", "--out", folder, "--json")
+    (folder / "mdlm" / "config.json").unlink()
+    (folder / "mdlm" / "state.safetensors").write_bytes(b"torn")
+    (folder / "ar" / "config.json").unlink()
+    outcome = command("train", "--resume", folder, "--jobs", "2", "--json")
+    assert outcome.code == 2
+    assert "state.safetensors" in outcome.err.splitlines()[-1]
+
+
+def test_one_model_of_a_training_may_go_on_alone(command: Callable[..., Any], tmp_path: Path) -> None:
+    folder = tmp_path / "t"
+    assert command("train", *TINY, "--model", "ar", "--out", folder, "--json").code == 0
+    assert command("train", "--resume", folder, "--model", "ar", "--json").code == 0
+    assert "--model mdlm: " in command("train", "--resume", folder, "--model", "mdlm").complaint
+
+
+def test_two_processes_do_not_train_one_model(command: Callable[..., Any], tmp_path: Path) -> None:
+    import fcntl
+
+    folder = tmp_path / "t"
+    assert command("train", *TINY, "--model", "ar", "--out", folder, "--json").code == 0
+    (folder / "ar" / "config.json").unlink()
+    with open(folder / "ar" / ".lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        assert "another process is training this model" in command("train", "--resume", folder, "--json").complaint
+    assert command("train", "--resume", folder, "--json").code == 0

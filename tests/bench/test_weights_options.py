@@ -196,7 +196,7 @@ def test_the_record_says_where_each_side_came_from(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("_enough_memory")
 def test_each_pair_of_shapes_says_whether_its_weights_are_the_same() -> None:
-    (same,), (apart,) = pair_records(planned(seed=7)), pair_records(planned(pairs=("mdlm-small",)))
+    (same,), (apart,) = pair_records(planned(weights="random")), pair_records(planned(pairs=("mdlm-small",)))
     assert same.weights_note.endswith("the same on both sides")
     assert apart.weights_note.endswith("each side its own shape")
     assert apart.weights == "random"

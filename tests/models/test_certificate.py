@@ -70,27 +70,28 @@ def test_llada_against_llama_by_hand() -> None:
 
 
 def test_the_numbers_follow_the_shape() -> None:
-    pair = load_pair("small")  # 7 layers, 128 wide, 2 key-value heads of 32, tied head of 4,096
-    wider = lines(changed(pair, intermediate_size=353))
+    pair = load_pair("small")  # 4 layers, 96 wide, 3 heads of 32, tied head of 384
+    wider = lines(changed(pair, intermediate_size=257))
     more = wider["total parameters"].diffusion - wider["total parameters"].ar  # type: ignore[operator]
-    assert more == 7 * 3 * 128
+    assert more == 4 * 3 * 96
     assert wider["KV bytes per token"].verdict == "equal"
 
     grouped = lines(changed(pair, num_key_value_heads=1))
-    assert grouped["KV bytes per token"].difference_percent == pytest.approx(-50)
-    assert grouped["KV bytes per token"].verdict == "diffusion has 50 % less"
+    assert grouped["KV bytes per token"].difference_percent == pytest.approx(-200 / 3)
+    assert grouped["KV bytes per token"].verdict == "diffusion has 66.7 % less"
 
     untied = lines(changed(pair, tie_word_embeddings=False))
     assert untied["tied embedding and head"].verdict == "differs"
     assert untied["tied embedding and head"].difference_percent is None
     assert untied["non-embedding parameters"].verdict == "equal"
     # The second matrix is stored, but a forward reads the head once either way.
-    assert untied["weight bytes"].diffusion - untied["weight bytes"].ar == 2 * 4096 * 128  # type: ignore[operator]
+    assert untied["weight bytes"].diffusion - untied["weight bytes"].ar == 2 * 384 * 96  # type: ignore[operator]
     assert untied["bytes"].verdict == "equal"
 
-    normed = lines(changed(pair, qk_norm=True))
+    normed = lines(changed(pair, qk_norm=False))
     assert normed["norm"].verdict == "differs"
-    assert "QK-norm" in str(normed["norm"].diffusion)
+    assert "QK-norm" in str(normed["norm"].ar)
+    assert "QK-norm" not in str(normed["norm"].diffusion)
 
     assert lines(changed(pair, mask_token_id=7))["mask token"].diffusion == 7
 

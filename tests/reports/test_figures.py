@@ -37,10 +37,10 @@ def test_every_figure_is_a_png_and_svg_with_words(drawn: tuple[list[Figure], Pat
     figures, folder = drawn
     assert {f.name for f in figures} == {
         "timeline", "wall_clock", "over_steps", "over_length", "over_batch", "blocks", "crossover", "time_to_k",
-        "time_split", "pareto",
+        "time_split", "pareto", "sentence", "tasks",
     }  # fmt: skip
     for figure in figures:
-        if figure.name == "pareto":  # see test_fig_pareto
+        if figure.name in ("pareto", "sentence", "tasks"):  # of judged texts and studies: see their own tests
             assert figure.skipped
             continue
         assert figure.skipped is None
@@ -228,7 +228,7 @@ def test_missing_intervals_and_levels_are_drawn_without_them(study: StoredRun, t
         for m in study.measurements
     )
     figures = write_figures(replace(study, measurements=point_only), tmp_path)
-    assert all(f.skipped is None for f in figures if f.name not in ("blocks", "pareto"))
+    assert all(f.skipped is None for f in figures if f.name not in ("blocks", "pareto", "sentence", "tasks"))
     assert "No intervals were recorded." in next(f.caption for f in figures if f.name == "wall_clock")
 
 

@@ -87,8 +87,8 @@ def test_probabilities_by_hand(source: Source, ids_of: Callable[[str], np.ndarra
     )
     probabilities = np.exp(scores.log_prob[0])
     assert probabilities[:6] == pytest.approx([1, first(6), 1, 1, 6 / 24, 1])
-    # anna: 3 of 24 sentences are speech; said: 3 of 8; two: 2 of 6; then any of 12 items, any other of the 11.
-    said = [3 / 24 * first(10), 3 / 8, 2 / 6, 1, 1, 1, 1 / 12, 1 / 11, 1, 1]
+    # anna: 12 of 90 sentences are speech; said: 2 of 23; two: 3 of 9; then any of 12 items, any other of the 11.
+    said = [12 / 90 * first(10), 2 / 23, 3 / 9, 1, 1, 1, 1 / 12, 1 / 11, 1, 1]
     ben = first(10) * (1 / 4) / (1 / 3)
     assert probabilities[6:] == pytest.approx([*said, ben, 1, 1, 1, 1, 1, 1, 1])
 

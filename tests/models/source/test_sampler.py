@@ -18,7 +18,7 @@ def test_the_stream_of_a_seed_is_fixed(source: Source) -> None:
     assert ids.dtype == np.int32
     assert (
         hashlib.sha256(ids.astype("<i4").tobytes()).hexdigest()
-        == "3eb2cbe2a7933b0dffc1eb552390cabd35b6f3f2183cdfc79782700419688724"
+        == "184553de0855c49ccc351fa868b79a1d96a33cf1c493b7252418ed8df6caa3c1"
     )
 
 

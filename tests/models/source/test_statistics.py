@@ -75,7 +75,9 @@ def test_rule_frequencies(source: Source, documents: tuple[np.ndarray, np.ndarra
     for head, observed in counts.items():
         expected = source.rule_frequencies[head] * observed.sum()
         assert stats.chisquare(observed, expected).pvalue > 0.001 / len(counts), head
-        assert observed.sum() / len(ids) == pytest.approx(source.rule_rates[head], rel=0.05), head
+        # Sentences come in documents: twice the error of independent ones, at four of it.
+        error = 2 * 4 / np.sqrt(observed.sum())
+        assert observed.sum() / len(ids) == pytest.approx(source.rule_rates[head], rel=min(error, 0.5)), head
 
 
 def test_rule_shares_are_exact_in_short_rows_too(source: Source) -> None:
