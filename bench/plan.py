@@ -15,7 +15,7 @@ from typing import Any
 
 from .. import InputError
 from ..models.certificate import certificate
-from ..models.names import HUB, RANDOM, RANDOM_DISTRIBUTION, TRAINED
+from ..models.names import BUILT_IN, HUB, RANDOM, RANDOM_DISTRIBUTION, TRAINED
 from ..models.pairs import Pair, Side, load_pair
 from ..models.prompts import PromptSource, default_prompts, load_prompts
 from ..models.tokenizer import Tokenizer, shown
@@ -66,6 +66,7 @@ def make_plan(options: RunOptions) -> Plan:
         suite = suite.model_copy(
             update={"grid": tuple(grid.model_copy(update={"pairs": (first,)}) for grid in suite.grid)}
         )
+    _check_remasking(options, pairs.values())
     pairings = expand(suite, pairs, device)
     if options.budget_s is not None:
         suite = with_budget(suite, options.budget_s, sum(len(p.cells) * p.processes for p in pairings))
@@ -97,6 +98,15 @@ def make_plan(options: RunOptions) -> Plan:
         blockwise=blockwise,
         warnings=(*_warnings(suite, pairings, by_name, device), *_block_warnings(blockwise)),
     )
+
+
+def _check_remasking(options: RunOptions, pairs: Iterable[Pair]) -> None:
+    """A suite's remasking is for the generators that have one; a user's must be for one of those measured."""
+    names = {name for pair in pairs for name in (pair.diffusion.generator, *pair.rivals)} | set(options.generators)
+    knowing = [name for name, entry in BUILT_IN.items() if "remasking" in entry.rules]
+    if options.remasking == "random" and not names & set(knowing) and names <= BUILT_IN.keys():
+        measured = ", ".join(sorted(name for name in names if BUILT_IN[name].side == "diffusion"))
+        raise InputError(f"--remasking random does not fit generator {measured!r}; it fits {', '.join(knowing)}")
 
 
 def choose_device(wanted: str) -> str:

@@ -80,7 +80,7 @@ def likelihood_study(
     return LikelihoodStudy(texts=texts, length=LENGTH, nats=nats, exact=exact, monte_carlo_error=error, source=own)
 
 
-def infill_study(ar: Network, network: Network, source: Source, *, seed: int, texts: int = 96) -> InfillStudy:
+def infill_study(ar: Network, network: Network, source: Source, *, seed: int, texts: int = 192) -> InfillStudy:
     """Fill a gap in texts of the source: by the diffusion network, by AR, and by AR with the best of several tries.
 
     The last is what AR can do about it at several times the cost: draw fills, and keep the one after which it finds

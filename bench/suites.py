@@ -354,6 +354,10 @@ def _known_to(grid: Grid, generator: str, generators: Sequence[str]) -> Grid:
             if value not in mine and not any(o is None or value in getattr(o, known) for o in others):
                 _fits(axis.rstrip("s"), value, getattr(entry, known), generator)
         changes[axis] = mine
+    # Random remasking has no confidence for a rule to go by. Whether a user's flag fits any generator, the plan asks.
+    rule = any(name in entry.rules and getattr(grid, name) is not None for name in ("threshold", "factor"))
+    if "remasking" not in entry.rules or rule:
+        changes["remasking"] = ("low_confidence",)
     for name in ("threshold", "factor", "entropy_bound", "cfg_scale", "position_temperature", "commit_schedule"):
         default = Grid.model_fields[name].default
         if name in entry.rules or getattr(grid, name) == default:

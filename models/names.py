@@ -54,16 +54,16 @@ BUILT_IN: dict[str, BuiltIn] = {
     MASKED_DIFFUSION: BuiltIn(
         "diffusion", "LLaDA's sampler: semi-autoregressive blocks, low-confidence or random remasking, guidance",
         "bidirectional", _WHOLE, blocks=True,
-        rules=("cfg_scale", "commit_schedule"),
+        rules=("remasking", "cfg_scale", "commit_schedule"),
     ),
     LLADA: BuiltIn(
         "diffusion", "another name of masked-diffusion, which is LLaDA's sampler", "bidirectional", _WHOLE, blocks=True,
-        rules=("cfg_scale", "commit_schedule"),
+        rules=("remasking", "cfg_scale", "commit_schedule"),
     ),
     FAST_DLLM: BuiltIn(
         "diffusion", "Fast-dLLM on LLaDA: prefix or dual cache, confidence threshold or factor",
         "bidirectional", _STALE, caches=("none", "prefix", "dual"), blocks=True,
-        rules=("threshold", "factor", "commit_schedule"),
+        rules=("remasking", "threshold", "factor", "commit_schedule"),
     ),
     DREAM: BuiltIn(
         "diffusion", "Dream's samplers, and Fast-dLLM's blocks with prefix or dual cache",

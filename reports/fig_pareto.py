@@ -24,8 +24,9 @@ from .study import Point, Shape, Study, depth, left_out, rate_tick, steps_label
 NAME, TITLE = "pareto", "What speed costs: throughput against valid texts"
 SPEED, QUALITY = "throughput_tok_s", "quality.validity"
 MAX_PANELS = 6
-CROWDED = 10  # points in a panel, from which only those on the front are named
+CROWDED = 6  # points in a panel, beyond which only those on the front are named
 _MARGINS = (50, 44, 24, 30)
+_REMASKING = {"low_confidence": "conf.", "random": "random"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +67,8 @@ def pareto_figure(study: Study, folder: Path) -> Figure:
             "A text is valid if the grammar that the models were trained on can write it; the texts were written on "
             "the settings that were timed, outside the timed samples. Up and to the right is better. Filled: no other "
             "setting is both faster and more often valid; strokes are intervals, of validity over texts. Validity "
-            "alone rewards a low temperature: the distances from the source are in the table. "
+            "alone rewards a low temperature: the distances from the source are in the table"
+            f"{_starred(shown)}. "
             f"{left_out(len(shown), len(panels))}{study.provenance(points, SPEED)}"
         ),
         svg=sheet.save(folder / f"{NAME}.png"),
@@ -78,7 +80,8 @@ def _panel(study: Study, shape: Shape) -> Panel | None:
     points = tuple(p for p in study.judged(shape) if p.value(SPEED))
     if not points:
         return None
-    names = _names(points)
+    marks = [" *" if p.measurement.key in study.flattered else "" for p in points]
+    names = tuple(map(str.__add__, _names(points), marks))
     scored = [
         Scored(name, "ar" if p.side == "ar" else "diffusion", p.measurement.metrics[SPEED],
                p.measurement.metrics[QUALITY])
@@ -99,7 +102,7 @@ def _names(points: Sequence[Point]) -> tuple[str, ...]:
         {
             "generator": "" if p.own else plain(p.measurement.cell.generator),
             "cache": p.measurement.cell.cache or "",
-            "remasking": p.measurement.cell.decode.remasking.replace("_", " "),
+            "remasking": _REMASKING[p.measurement.cell.decode.remasking],
             "temperature": f"temp {p.measurement.cell.decode.temperature:g}",
         }
         for p in points
@@ -112,6 +115,13 @@ def _names(points: Sequence[Point]) -> tuple[str, ...]:
     return tuple(names)
 
 
+def _starred(panels: Sequence[Panel]) -> str:
+    """What an asterisk means, where there is one."""
+    if not any(name.endswith("*") for panel in panels for name in panel.names):
+        return ""
+    return ", and * marks texts whose words have collapsed as at one"
+
+
 def _told(name: str, point: Point) -> str:
     rate, share = (format_value(metric, point.measurement.metrics[metric]) for metric in (SPEED, QUALITY))
     return f"{name} {rate}, valid {share}"
@@ -119,13 +129,14 @@ def _told(name: str, point: Point) -> str:
 
 def _sentence(panel: Panel) -> str:
     """AR, and the slowest and the fastest diffusion setting: their speed and how often their texts are valid."""
-    ar = [point for point in panel.points if point.side == "ar"]
-    diffusion = sorted((p for p in panel.points if p.side != "ar"), key=lambda p: p.number(SPEED))
+    named = list(zip(panel.names, panel.points, strict=True))
+    ar = [(name, point) for name, point in named if point.side == "ar"]
+    diffusion = sorted(((n, p) for n, p in named if p.side != "ar"), key=lambda each: each[1].number(SPEED))
     chosen = ar[:1] + diffusion[:1] + diffusion[1:][-1:]
     told = (
-        f"{'diffusion at ' if p.side != 'ar' else ''}{_name(p)} writes {format_number(p.number(SPEED), 'tok/s')}, "
+        f"{'diffusion at ' if p.side != 'ar' else ''}{name} writes {format_number(p.number(SPEED), 'tok/s')}, "
         f"{format_number(p.number(QUALITY), '%')} of its texts valid"
-        for p in chosen
+        for name, p in chosen
     )
     text = "; ".join(told)
     return f"{text[:1].upper()}{text[1:]}."

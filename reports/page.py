@@ -163,8 +163,17 @@ def notes(stored: StoredRun) -> tuple[str, ...]:
             "No quality was measured in this run. Fewer steps are always faster and never free: a speed-up counts for "
             "as much as the text that it still writes."
         )
-    flattered = {trial.key: trial.quality.flattered for trial in stored.trials if trial.quality is not None}
-    found += [f"{plain(key)}: {plain(why.message)}" for key, why in flattered.items() if why is not None]
+    judged = {trial.key: trial.quality.flattered for trial in stored.trials if trial.quality is not None}
+    flattered = {key: why for key, why in judged.items() if why is not None}
+    if len(flattered) == 1:
+        found += [f"{plain(key)}: {plain(why.message)}" for key, why in flattered.items()]
+    elif flattered:
+        found.append(
+            f"Likelihood flatters the texts of {len(flattered)} settings: their cross-entropy and the entropy of their "
+            "words lie below the source's own, as at a low temperature. A low perplexity is no merit there, and their "
+            "validity no equal of an honest side's; the distance from the source (word KL) is the measure. "
+            f"{'; '.join(plain(key) for key in flattered)}"
+        )
     return tuple(found)
 
 

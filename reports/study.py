@@ -160,6 +160,12 @@ class Study:
                 best[setting] = point
         return tuple(sorted(best.values(), key=lambda p: (p.side != "ar", -p.steps, p.measurement.key)))
 
+    @cached_property
+    def flattered(self) -> frozenset[str]:
+        """Keys of the cells whose texts look better than they are, their words having collapsed."""
+        judged = ((trial.key, trial.quality) for trial in self.stored.trials)
+        return frozenset(key for key, quality in judged if quality is not None and quality.flattered is not None)
+
     def trials(self, point: Point) -> tuple[Trial, ...]:
         return tuple(t for t in self.stored.trials if t.key == point.measurement.key and t.status == "ok")
 

@@ -53,7 +53,7 @@ def write_weights(folder: Path, **changes: Any) -> Path:
 
 def test_a_plan_of_the_lesson() -> None:
     plan = make_plan(options())
-    assert plan.trials == (9 + 4) * 5
+    assert plan.trials == (10 + 5) * 5
     assert (plan.device, plan.threads, plan.pairs["small"].ar.weights) == ("cpu", 1, "trained:ar")
     assert plan.unfit == {}
     assert plan.blockwise == frozenset()
@@ -69,10 +69,10 @@ def test_few_processes_are_warned_of() -> None:
 
 
 def test_the_budget_is_spread_over_cells_and_processes() -> None:
-    # 13 cells in 5 processes: 130 / 65 = 2 s a trial.
-    plan = make_plan(options(budget_s=130.0))
+    # 15 cells in 5 processes: 150 / 75 = 2 s a trial.
+    plan = make_plan(options(budget_s=150.0))
     assert {pairing.budget_s for pairing in plan.pairings} == {2.0}
-    assert sum(len(p.cells) * p.processes * p.budget_s for p in plan.pairings) == pytest.approx(130.0)
+    assert sum(len(p.cells) * p.processes * p.budget_s for p in plan.pairings) == pytest.approx(150.0)
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_a_batch_beyond_any_number_does_not_fit_or_is_refused() -> None:
         plan = make_plan(options(lengths=(16,), batches=(10**400,)))
     except InputError:
         return
-    assert len(plan.unfit) == 9
+    assert len(plan.unfit) == 10
 
 
 def test_prompts_too_short_for_a_length_are_refused(tmp_path: Path) -> None:
@@ -310,3 +310,14 @@ def test_a_judge_needs_texts_and_must_be_able_to_judge(tmp_path: Path) -> None:
         make_plan(options(judge="trained:mdlm"))
     with pytest.raises(InputError):
         make_plan(options(judge=str(tmp_path)))
+
+
+def test_a_suites_remasking_is_for_generators_that_have_one_and_a_users_must_fit_one() -> None:
+    for pair in ("small-block", "small-sedd"):
+        cells = [c for p in make_plan(options(pairs=(pair,))).pairings for c in p.cells]
+        assert {c.decode.remasking for c in cells} == {"low_confidence"}
+        with pytest.raises(InputError, match=r"--remasking random does not fit generator .*it fits masked-diffusion"):
+            make_plan(options(pairs=(pair,), remasking="random"))
+    both = make_plan(options(generators=("sdar",), remasking="random"))
+    found = {(c.generator, c.decode.remasking) for p in both.pairings for c in p.cells if c.side == "diffusion"}
+    assert found == {("masked-diffusion", "random"), ("sdar", "low_confidence")}

@@ -208,7 +208,7 @@ def test_other_flags_than_the_recorded_ones_are_not_passed_over_in_silence(
 def test_a_run_is_resumed_from_another_folder_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, handles: Any, suite_file: Path
 ) -> None:
-    (tmp_path / "words.txt").write_text("some words to start from " * 20)
+    (tmp_path / "words.txt").write_text("the model runs quickly . " * 20)
     monkeypatch.chdir(tmp_path)
     options = RunOptions(
         suite=suite_file.name, device="cpu", threads=1, prompts=Path("words.txt"), out=tmp_path / "run"

@@ -347,7 +347,7 @@ def test_a_mask_that_the_target_drew_is_no_mask_left(monkeypatch: pytest.MonkeyP
         (["--pair", "mdlm-small", "--cache", "dual"], ["cache 'dual'", "choose from none"]),
         (["--pair", "dream-7b", "--set", "draw=exac"], ["draw", "gumbel64", "found 'exac'"]),
         (["--pair", "sdar-4b", "--set", "colour=red"], ["--set 'colour=red'", "position_temperature", "idle_steps"]),
-        (["--generator", "speculative"], ["speculative", "--commit-schedule constant:K"]),
+        (["--generator", "speculative", "--weights", "random"], ["speculative", "--commit-schedule constant:K"]),
         (["--commit-schedule", "nosuch.json"], ["nosuch.json", "expected constant:K"]),
         (["--pair", "llada-8b", "--block-lengths", "5"], ["not divisible by 5"]),
         (["--pair", "mdlm-small", "--weights", "diffusion="], ["--weights", "expected ar=CHECKPOINT"]),
