@@ -23,7 +23,7 @@ from ..profiles.clocks import clock_for
 from ..profiles.environment import git_state, read_variables
 from ..profiles.memory import read_peak_b, reset_peak
 from ..profiles.observer import unit_cost_s
-from ..profiles.record import Cell, Value, WorkerInfo
+from ..profiles.record import Cell, TextQuality, Value, WorkerInfo
 from .judge import Judge
 from .likelihood import held_out_metrics
 from .opened import OpenCell, WorkDiffersError, check_cell
@@ -46,6 +46,7 @@ class Worker:
         self._judge_reference: str | None = None
         self._judge: Judge | None = None
         self._held_out: dict[str, Value] | None = None
+        self._judged: dict[str, TextQuality] = {}
 
     def load(
         self,
@@ -129,6 +130,10 @@ class Worker:
         if self._source is None:
             return {"quality": None}
         cell = self._cells[id].cell
+        # Engine, kernel and batch change no text's law: one judgement does for all of them.
+        setting = cell.model_copy(update={"engine": "eager", "attention": "auto", "batch": 1}).key
+        if setting in self._judged:
+            return {"quality": self._judged[setting].model_dump()}
         if self._held_out is None:
             network = None if isinstance(self._context.config, GemmaConfig) else self._context.network()
             self._held_out = (
@@ -138,6 +143,7 @@ class Worker:
             cell, self._context, self._source, texts=texts, seed=seed, limit_s=limit_s, judge=self._judge
         )
         found = found.model_copy(update={"metrics": {**found.metrics, **self._held_out}})
+        self._judged[setting] = found
         return {"quality": found.model_dump()}
 
     def study(self, *, pair: str, generator: str, seed: int, tasks: bool) -> dict[str, Any]:

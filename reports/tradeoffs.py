@@ -105,8 +105,8 @@ def _steps(seen: _Seen) -> Tradeoff:
     work = middle.number("forward_tokens") / seen.ar.number("forward_tokens")
     enough = seen.ar.measurement.metrics.get("steps_at_equal_quality")
     measured = (
-        f"for {seen.ar.length} tokens AR ran {seen.ar.number('nfe'):.0f} forwards, diffusion at T = {middle.steps} "
-        f"{middle.number('nfe'):.0f}, which computed {work:.2g} times as many positions"
+        f"for {seen.ar.length} tokens AR ran {seen.ar.number('nfe'):.0f} forwards, diffusion "
+        f"{middle.number('nfe'):.0f} at T = {middle.steps}, which computed {work:.2g} times as many positions"
     )
     if enough is not None and enough.value is not None:
         measured += f"; texts as good as AR's from T = {enough.value:.0f}"

@@ -129,3 +129,29 @@ def test_the_built_in_generators_do_the_work_that_their_cell_promises(
     assert sample["output_tokens"] == sample["canvas_tokens"] == 8
     # AR: 2 rows of 32 + 3 positions. Diffusion: 2 forwards of 2 rows of 36.
     assert sample["forward_tokens"] == (2 * 35 if side == "ar" else 2 * 2 * 36)
+
+
+def test_one_judgement_does_for_all_engines_and_batches_of_a_setting() -> None:
+    """On the weights that ship, as `dlmbench run` loads them."""
+    from dlmbench.bench.station import Worker, answer
+
+    worker, pair = Worker(), load_pair("small").default
+
+    def request(operation: str, **fields: Any) -> dict[str, Any]:
+        reply = json.loads(json.dumps(answer(worker, {"op": operation, **fields})))
+        assert reply["ok"], reply
+        return reply
+
+    request(
+        "load", config=pair.ar.backbone.model_dump(), weights=pair.ar.weights, seed=0, dtype="float32", device="cpu",
+        threads=1, prompts=None, tokenizer="source",
+    )  # fmt: skip
+    base = Cell(pair="small", side="ar", generator="ar", length=4, prompt_length=8)
+    found = {}
+    for name, cell in {"one": base, "many": base.model_copy(update={"batch": 4}),
+                       "longer": base.model_copy(update={"length": 8})}.items():  # fmt: skip
+        request("open", id=name, cell=cell.model_dump())
+        found[name] = request("quality", id=name, texts=64, seed=0, limit_s=0.1)["quality"]
+    assert found["one"] == found["many"] != found["longer"]
+    assert found["one"]["metrics"]["quality.heldout_nats"] == found["longer"]["metrics"]["quality.heldout_nats"]
+    assert found["one"]["metrics"]["quality.heldout_nats"]["value"] == pytest.approx(1.8, abs=0.1)
