@@ -18,6 +18,7 @@ OVERHEAD_BOUND = 0.5  # of the roofline; design, section 4
 DEFINITIONS = "Definitions, units and formulas: dlmbench list metrics"
 _BOTH: tuple[Side, Side] = ("ar", "diffusion")
 MARK, LOOSE = "†", "~"  # an overhead-bound cell; an interval without a confidence level
+STAR = "*"  # texts whose words have collapsed
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,17 +98,18 @@ def results(stored: StoredRun, pair: str) -> Results:
     levels = _levels(_value(m, name) for m in measured for name in _SHOWN)
     columns = _columns(_mixed(levels), any(name in m.metrics for m in measured for name in _JUDGED))
     named = _named_sides(measured)
+    flattered = {t.key for t in stored.trials if t.quality is not None and t.quality.flattered is not None}
     groups = tuple(
         Group(
             shape_title(shape),
             tuple(
-                Row(_row_label(m, named), tuple(column.entry(m) for column in columns))
+                Row(_row_label(m, named) + _star(m, flattered), tuple(column.entry(m) for column in columns))
                 for m in sorted((m for m in measured if m.cell.shape == shape), key=_order)
             ),
         )
         for shape in shapes
     )
-    return Results(plain(pair), columns, groups, _notes(measured, levels))
+    return Results(plain(pair), columns, groups, _notes(measured, levels, flattered))
 
 
 def headlines(stored: StoredRun, pair: str) -> tuple[Headline, ...]:
@@ -267,7 +269,11 @@ def _columns(mixed: bool, judged: bool) -> tuple[Column, ...]:
     return tuple(columns)
 
 
-def _notes(measured: Sequence[Measurement], levels: set[float | None]) -> tuple[str, ...]:
+def _star(m: Measurement, flattered: Collection[str]) -> str:
+    return f" {STAR}" if m.key in flattered else ""
+
+
+def _notes(measured: Sequence[Measurement], levels: set[float | None], flattered: Collection[str]) -> tuple[str, ...]:
     within = "within one process, or over fewer than five: no confidence level"
     named = ", ".join(level_words(level) for level in sorted(level for level in levels if level is not None))
     notes = []
@@ -282,6 +288,11 @@ def _notes(measured: Sequence[Measurement], levels: set[float | None]) -> tuple[
         )
     if any(name in m.metrics for m in measured for name in _JUDGED):
         notes.append("valid texts, gap, word KL: of untimed texts on the timed settings; intervals 95 %, over texts.")
+    if any(m.key in flattered for m in measured):
+        notes.append(
+            f"{STAR} likelihood flatters these texts: their words have collapsed, as at a low temperature, and their "
+            "validity is no equal of an honest side's."
+        )
     if any("speedup" in m.metrics for m in measured):
         notes.append("speed-up: over the pair's fastest AR cell of the same shape (1×), fastest by this run's numbers.")
     missing = dict.fromkeys(

@@ -75,3 +75,25 @@ def test_flattered_texts_are_named_in_the_report(study: StoredRun, message: str)
     found = notes(replace(study, trials=(first, *study.trials[1:])))
     assert any("repeat" in note or "red" in note for note in found)
     assert not any("\x1b" in note for note in found)
+
+
+def test_several_flattered_settings_are_one_note_and_are_marked_in_table_and_figure(
+    study: StoredRun, tmp_path: Path
+) -> None:
+    pair = study.run.pairs[0].name
+    quality = TextQuality(texts=32, seconds=1.0, metrics={}, flattered=Reason(code="x", message="m"))
+    cold = {t.key for t in study.trials if t.cell.side != "ar" and t.cell.length == 16 and t.cell.batch == 1}
+    trials = tuple(t.model_copy(update={"quality": quality}) if t.key in cold else t for t in study.trials)
+    steps = sorted({m.cell.steps for m in study.measurements if m.cell.steps})
+    run = replace(judged(study, {None: 0.9, **{str(t): 0.5 for t in steps}}), trials=trials)
+    (note,) = [note for note in notes(run) if "flatters" in note]
+    assert f"{len(cold)} settings" in note
+    assert all(key in note for key in cold)
+    table = results(run, pair)
+    marked = [row.label for group in table.groups for row in group.rows if row.label.endswith(" *")]
+    assert len(marked) == len(cold)
+    assert any(text.startswith("* likelihood flatters") for text in table.notes)
+    with style():
+        figure = pareto_figure(Study(run), tmp_path)
+    assert " *" in figure.alt
+    assert "* marks texts whose words have collapsed" in figure.caption
