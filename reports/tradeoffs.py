@@ -131,7 +131,7 @@ def _utilisation(seen: _Seen) -> Tradeoff:
     )
     a, d = seen.ar.number("mfu"), seen.middle.number("mfu")
     if 0.10 <= a <= 0.20 and 0.60 <= d <= 0.90:
-        return Tradeoff(aspect, claim, measured, "holds", "both within a quarter of the claim")
+        return Tradeoff(aspect, claim, measured, "holds", "AR within 10 to 20 %, diffusion within 60 to 90 %")
     roofline = [p.number("roofline_fraction") for p in (seen.ar, seen.middle)]
     bound = [name for name, r in zip(("AR", "diffusion"), roofline, strict=True) if r < 0.5]
     why = f"{' and '.join(bound)} overhead-bound: the framework is measured" if bound else "on this device and size"
