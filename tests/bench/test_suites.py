@@ -66,13 +66,25 @@ def test_the_lesson_has_these_cells_under_these_names() -> None:
     assert [cell.key for cell in pairing.cells] == [
         "small/ar/L=16,P=16,temperature=1.0",
         "small/ar/L=16,P=16,engine=compile,temperature=1.0",
-        *(f"small/masked-diffusion/L=16,T={t},P=16,temperature=1.0,remasking=random" for t in (16, 8, 4, 2, 1)),
-        *(f"small/masked-diffusion/L=16,T={t},P=16,temperature=1.0" for t in (16, 8, 4)),
+        *(
+            f"small/masked-diffusion/L=16,T={t},P=16,{engine}temperature=1.0,remasking=random"
+            for engine in ("", "engine=compile,")
+            for t in (16, 8, 4, 2, 1)
+        ),
+        *(
+            f"small/masked-diffusion/L=16,T={t},P=16,{engine}temperature=1.0"
+            for engine in ("", "engine=compile,")
+            for t in (16, 8, 4)
+        ),
     ]
     assert [cell.key for cell in long.cells] == [
         "small/ar/L=96,P=16,temperature=1.0",
         "small/ar/L=96,P=16,engine=compile,temperature=1.0",
-        *(f"small/masked-diffusion/L=96,T={t},P=16,temperature=1.0,remasking=random" for t in (96, 24, 8)),
+        *(
+            f"small/masked-diffusion/L=96,T={t},P=16,{engine}temperature=1.0,remasking=random"
+            for engine in ("", "engine=compile,")
+            for t in (96, 24, 8)
+        ),
     ]
 
 
