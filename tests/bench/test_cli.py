@@ -290,8 +290,10 @@ def test_a_dry_run_measures_and_writes_nothing(
     monkeypatch.chdir(tmp_path)
     outcome = command("run", "lesson", "--device", "cpu", "--threads", "1", "--dry-run", "--json")
     document = json.loads(outcome.out)
-    assert [cell["processes"] for cell in document["cells"]] == [5] * 15
-    assert [cell["nfe"] for cell in document["cells"]] == [16, 16, 16, 8, 4, 2, 1, 16, 8, 4, 96, 96, 96, 24, 8]
+    assert [cell["processes"] for cell in document["cells"]] == [5] * 26
+    at_16 = [16, 16, *(16, 8, 4, 2, 1), *(16, 8, 4, 2, 1), *(16, 8, 4), *(16, 8, 4)]
+    at_96 = [96, 96, *(96, 24, 8), *(96, 24, 8)]
+    assert [cell["nfe"] for cell in document["cells"]] == at_16 + at_96
     assert document["duration_estimate_s"] > 0
     assert handles.started == []
     assert list(tmp_path.iterdir()) == []

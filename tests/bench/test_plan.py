@@ -53,7 +53,7 @@ def write_weights(folder: Path, **changes: Any) -> Path:
 
 def test_a_plan_of_the_lesson() -> None:
     plan = make_plan(options())
-    assert plan.trials == (10 + 5) * 5
+    assert plan.trials == (18 + 8) * 5
     assert (plan.device, plan.threads, plan.pairs["small"].ar.weights) == ("cpu", 1, "trained:ar")
     assert plan.unfit == {}
     assert plan.blockwise == frozenset()
@@ -69,10 +69,10 @@ def test_few_processes_are_warned_of() -> None:
 
 
 def test_the_budget_is_spread_over_cells_and_processes() -> None:
-    # 15 cells in 5 processes: 150 / 75 = 2 s a trial.
-    plan = make_plan(options(budget_s=150.0))
+    # 26 cells in 5 processes: 260 / 130 = 2 s a trial.
+    plan = make_plan(options(budget_s=260.0))
     assert {pairing.budget_s for pairing in plan.pairings} == {2.0}
-    assert sum(len(p.cells) * p.processes * p.budget_s for p in plan.pairings) == pytest.approx(150.0)
+    assert sum(len(p.cells) * p.processes * p.budget_s for p in plan.pairings) == pytest.approx(260.0)
 
 
 @pytest.mark.parametrize(
