@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from .hardware import DevicePeaks, Hardware
+from .stored import Stored
 
 SCHEMA_VERSION = 1
 
@@ -17,12 +20,6 @@ Side = Literal["ar", "diffusion"]
 Status = Literal["ok", "failed", "invalid", "skipped"]
 Phase = Literal["prefill", "decode", "denoise", "cache_refresh", "encode", "draft", "verify"]
 LengthPolicy = Literal["fixed", "natural"]
-
-
-class Stored(BaseModel):
-    """Base of everything stored: immutable, closed to unknown fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class CommitSchedule(Stored):
@@ -290,6 +287,7 @@ class Trial(Stored):
     worker: WorkerInfo | None = None
     timeline: Timeline | None = None
     quality: TextQuality | None = None
+    hardware: Hardware | None = None
 
     def counted(self) -> tuple[Sample, ...]:
         """The samples that count: those not discarded."""
@@ -333,7 +331,8 @@ class Run(Stored):
     """`run.json`: everything about a run that is not an observation.
 
     `settings` are the measuring loop's settings, `plan` the cells of every pairing in order. `peaks` are the best
-    calibrations seen in this run, by dtype. `warnings` are sentences a reader of the numbers must know.
+    calibrations seen in this run, by dtype; `device_peaks` what the device reached at the sizes that suit it best.
+    `warnings` are sentences a reader of the numbers must know.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -354,5 +353,6 @@ class Run(Stored):
     plan: tuple[tuple[Cell, ...], ...]
     environment: dict[str, Any]
     peaks: tuple[Calibration, ...] = ()
+    device_peaks: DevicePeaks | None = None
     warnings: tuple[str, ...] = ()
     dlmbench_version: str

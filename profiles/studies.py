@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from .record import Stored, Value
+from .record import Value
+from .stored import Stored
 
 
 class Candidate(Stored):

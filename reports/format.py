@@ -32,6 +32,8 @@ _PREFIXES = {
 _SHOWN_UNIT = {
     **dict.fromkeys(("mfu", "mbu", "roofline_fraction", "observer_share", "kernel_busy"), "%"),
     **dict.fromkeys(("sm_active", "tensor_active", "dram_active", "sm_occupancy", "gpu_util_nvml"), "%"),
+    **dict.fromkeys(("mfu_datasheet", "mbu_datasheet", "fp16_active", "fp32_active", "fp64_active"), "%"),
+    "profiler_overhead": "%",
     **dict.fromkeys(("speedup", "speedup_at_equal_quality", "cache_speedup"), "×"),
     **dict.fromkeys(
         ("quality.validity", "quality.valid_prefix", "quality.violations", "quality.cache_validity_change"), "%"
