@@ -43,13 +43,16 @@ def add_equal_quality(
         if own is None or not judged:
             continue
         honest = [o for o in judged if o.key not in flattered or key in flattered]
-        contenders = [Contender(o.key, o.cell.steps, o.metrics["speedup"], o.metrics[QUALITY]) for o in honest]
+        contenders = [
+            Contender(o.key, o.cell.steps, o.metrics["speedup"], o.metrics[QUALITY], _texts_of(o.cell)) for o in honest
+        ]
         none = Value(value=None, why="the words of every diffusion setting's texts have collapsed (flattered)")
         found: dict[str, Value] = {
             "speedup_at_equal_quality": (
                 speedup_at_equal_quality(contenders, own, ALLOWANCE).value if contenders else none
             ),
             "steps_at_equal_quality": smallest_steps_within(contenders, own, ALLOWANCE).value if contenders else none,
+            # The published AUP knows no such exclusion: it takes validity as it stands.
             **_aups(m, judged),
         }
         measured[key] = m.model_copy(update={"metrics": {**m.metrics, **found}})
@@ -72,6 +75,11 @@ def add_cache_prices(measured: dict[str, Measurement], ratio: Callable[[str, str
             "quality.cache_validity_change": difference(m.metrics[QUALITY], twin.metrics[QUALITY]),
         }
         measured[key] = m.model_copy(update={"metrics": {**m.metrics, **found}})
+
+
+def _texts_of(cell: Cell) -> str:
+    """Cells of one such key were judged by the same texts: engine, kernel and batch change no text's law."""
+    return cell.model_copy(update={"engine": "eager", "attention": "auto", "batch": 1}).key
 
 
 def _judged(m: Measurement) -> bool:

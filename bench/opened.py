@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 
@@ -16,7 +17,7 @@ from ..models.architecture import Config
 from ..models.attention import attention_backend
 from ..models.catalog import Context, build
 from ..models.gemma_config import GemmaConfig
-from ..models.generator import Audited, Costed, Generator, Promising, Request, Settings, Shape
+from ..models.generator import Audited, Costed, Generator, Observer, Promising, Request, Settings, Shape
 from ..models.names import BUILT_IN, SPECULATIVE
 from ..models.prompts import PromptSource
 from ..profiles.clocks import Clock
@@ -95,6 +96,16 @@ def shape_of(cell: Cell) -> Shape:
     return Shape(cell.batch, cell.prompt_length, cell.length)
 
 
+class Recording(Observer, Protocol):
+    """An observer that brackets a generation and can be read back (see `observer.Recorder`)."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+    def trace(self) -> Trace: ...
+
+
 @dataclass(slots=True)
 class OpenCell:
     """One cell with its generator. Times in seconds."""
@@ -115,6 +126,16 @@ class OpenCell:
         self._generator = generator_of(self.cell, self.context)
         self._settings = settings_of(self.cell)
 
+    @property
+    def recorder(self) -> Recorder:
+        """The recorder of this cell's samples."""
+        return self._recorder
+
+    @property
+    def generator(self) -> Generator:
+        """The generator that this cell is measured on, with its caches."""
+        return self._generator
+
     def prepare(self) -> float:
         """Prepare the generator for this shape; returns the time that took."""
         cell = self.cell
@@ -133,7 +154,7 @@ class OpenCell:
         latencies: list[float] = []
         steady, made, window = False, 0, 1
         while not steady:
-            trace, _ = self._generate(_WARMUP_PROMPT + made, seed=made)
+            trace, _ = self.generate(_WARMUP_PROMPT + made, seed=made)
             made += 1
             if made > 1:
                 latencies.append(trace.latency_s)
@@ -157,7 +178,7 @@ class OpenCell:
         try:
             window.start()
             kept_waiting, begin = kept_waiting_s(), time.perf_counter()
-            trace, tokens = self._generate(prompt, seed)
+            trace, tokens = self.generate(prompt, seed)
             elapsed, kept_waiting = time.perf_counter() - begin, kept_waiting_s() - kept_waiting
             disturbance = window.stop()
         finally:
@@ -189,10 +210,10 @@ class OpenCell:
             self._kept.append((sample, trace))
         return sample
 
-    def _generate(self, prompt: int, seed: int) -> tuple[Trace, torch.Tensor]:
+    def generate(self, prompt: int, seed: int, recorder: Recording | None = None) -> tuple[Trace, torch.Tensor]:
         """Generate once for prompts number `prompt` x batch …; returns the trace and the tokens [B, L] on the host."""
         request = self._request(prompt, seed)
-        recorder = self._recorder
+        recorder = recorder or self._recorder
         with attention_backend(self.cell.attention):
             self.clock.settle()
             recorder.start()
@@ -231,7 +252,7 @@ class OpenCell:
             "memory_peak_b": self.memory_peak_b,
             "observer_unit_cost_s": self.unit_cost_s,
         }
-        typical = self._typical(counted)
+        typical = self.typical(counted)
         if typical is None:
             return counters
         sample, trace = typical
@@ -252,10 +273,10 @@ class OpenCell:
 
     def timeline(self, counted: Collection[int]) -> Timeline | None:
         """What the typical sample did."""
-        typical = self._typical(counted)
+        typical = self.typical(counted)
         return None if typical is None else timeline(typical[1], typical[0].order, self.cell.length)
 
-    def _typical(self, counted: Collection[int]) -> tuple[Sample, Trace] | None:
+    def typical(self, counted: Collection[int]) -> tuple[Sample, Trace] | None:
         """The sample nearest the median latency, of those kept whose `order` is `counted`."""
         ordered = sorted((kept for kept in self._kept if kept[0].order in counted), key=lambda kept: kept[0].latency_s)
         return ordered[len(ordered) // 2] if ordered else None

@@ -8,11 +8,15 @@ pairing's budget is spent; the AR cells stay as long as anyone needs them for a 
 from __future__ import annotations
 
 import functools
+import hashlib
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
+from ..profiles.hardware import Hardware, Telemetry
 from ..profiles.record import (
     Calibration,
     Cell,
@@ -23,6 +27,7 @@ from ..profiles.record import (
     TextQuality,
     Timeline,
     Trial,
+    Value,
     Warmup,
     WorkerInfo,
 )
@@ -30,6 +35,8 @@ from .handle import WorkerFailedError
 from .statistics import median_half_width
 from .suites import Pairing, Suite
 
+# Clocks held by these say that the device was not itself; a software power cap is a state, recorded and no fault.
+_SPOILING = frozenset({"hardware_slowdown", "hardware_thermal", "software_thermal", "power_brake"})
 # The other side's OpenMP team spins for some milliseconds after its last region.
 _TEAM_SETTLES_S = 0.01
 
@@ -38,6 +45,14 @@ class Asked(Protocol):
     """A worker as a pairing sees it (see `handle.WorkerHandle`)."""
 
     def ask(self, operation: str, timeout_s: float, **fields: Any) -> dict[str, Any]: ...
+
+
+class Meter(Protocol):
+    """The device's counters, sampled in a process of their own (see `telemetry_client.TelemetryProcess`)."""
+
+    def window(self, *, begin_s: float, end_s: float, generations: int, output_tokens: int) -> Telemetry: ...
+
+    def reasons(self, *, begin_s: float, end_s: float) -> tuple[tuple[str, ...], int | None]: ...
 
 
 class Watcher(Protocol):
@@ -74,6 +89,7 @@ class _Open:
     counters: dict[str, float | int | str | None] = field(default_factory=dict)
     timeline: Timeline | None = None
     quality: TextQuality | None = None
+    hardware: Hardware | None = None
     spent_s: float = 0.0
     open: bool = True
 
@@ -86,8 +102,19 @@ class PairingRun:
     """Measures one pairing in one process round. `measure` returns a trial a cell, whatever happened to it."""
 
     def __init__(
-        self, suite: Suite, pairing: Pairing, process: int, crew: Crew, watcher: Watcher, started: float
+        self,
+        suite: Suite,
+        pairing: Pairing,
+        process: int,
+        crew: Crew,
+        watcher: Watcher,
+        started: float,
+        *,
+        meter: Meter | None = None,
+        no_meter: str | None = None,
+        traces: Path | None = None,
     ) -> None:
+        self._meter, self._no_meter, self._traces = meter, no_meter, traces
         self._suite, self._pairing, self._process = suite, pairing, process
         self._crew, self._watcher, self._started = crew, watcher, started
         self._order = 0
@@ -98,14 +125,20 @@ class PairingRun:
         for state in self._cells:
             self._prepare(state)
         before = self._calibrate()
+        begin = time.monotonic()
         self._sample_all()
+        self._check_device(begin, time.monotonic())
         after = self._calibrate()
         peaks = [peak for peak in (before, after) if peak is not None]
+        # What the samples show comes first: judging and profiling may cost a worker.
+        for state in self._cells:
+            self._finish(state, peaks)
         if self._process == 0 and self._suite.quality_texts:
             for state in self._cells:
                 self._judge_texts(state)
-        for state in self._cells:
-            self._finish(state, peaks)
+        if self._process == 0 and self._suite.hardware:
+            for state in self._cells:
+                self._observe(state)
         for name in {state.cell.generator for state in self._cells}:
             self._quietly(functools.partial(self._ask, name, "release"))
         return [self._trial(state, before, after) for state in self._cells]
@@ -249,7 +282,58 @@ class PairingRun:
             )
             state.quality = None if reply["quality"] is None else TextQuality.model_validate(reply["quality"])
 
-        self._quietly(work)
+        try:
+            work()
+        except WorkerFailedError as error:
+            why = Value(value=None, why=f"the texts were not judged: {error.message}")
+            state.quality = TextQuality(texts=0, seconds=0.0, metrics={"quality.validity": why})
+            self._revive(state.cell.generator, error)
+
+    def _check_device(self, begin_s: float, end_s: float) -> None:
+        """Cells sampled while heat or the board held the clocks, or others used the device, are invalid, not slow."""
+        if self._meter is None:
+            return
+        reasons, foreign = self._meter.reasons(begin_s=begin_s, end_s=end_s)
+        held = sorted(_SPOILING.intersection(reasons))
+        for state in self._cells:
+            if not state.open or (not held and not foreign):
+                continue
+            code = "throttled" if held else "foreign_process"
+            text = f"the clocks were held by {', '.join(held)}" if held else f"{foreign} other process(es) on the GPU"
+            state.status, state.reason = "invalid", Reason(code=code, message=f"{text} while samples were taken")
+
+    def _observe(self, state: _Open) -> None:
+        """What the hardware does in a cell, from replays. What goes wrong costs this cell's counters, no sample."""
+        if not state.open or not state.good:
+            return
+        cell = state.cell
+        trace = None if self._traces is None else str(self._traces / f"{_file_name(cell.key)}.json.gz")
+        found = Hardware()
+        try:
+            self._watcher.cell(cell, "replay under the profiler")
+            counted = [sample.order for sample in state.samples if sample.discarded is None]
+            reply = self._ask(cell.generator, "observe", id=state.id, counted=counted, trace=trace)
+            found = Hardware.model_validate(reply["hardware"])
+            telemetry, why = self._fill(state)
+        except WorkerFailedError as error:
+            self._revive(cell.generator, error)
+            telemetry, why = None, error.message
+            if found == Hardware():
+                found = Hardware(missing={"kernels": why, "memory": why})
+        missing = found.missing if telemetry is not None else {**found.missing, "telemetry": why or "not recorded"}
+        state.hardware = found.model_copy(update={"telemetry": telemetry, "missing": missing})
+
+    def _fill(self, state: _Open) -> tuple[Telemetry | None, str | None]:
+        """Replays back to back for a window, watched by the device's counters or by the worker's own; or why not."""
+        if self._no_meter is not None:
+            return None, self._no_meter
+        self._watcher.cell(state.cell, "replay for the counters")
+        reply = self._ask(state.cell.generator, "fill", id=state.id, window_s=self._suite.window_s)
+        if reply["telemetry"] is not None:
+            return Telemetry.model_validate(reply["telemetry"]), None
+        if self._meter is None or reply["window"] is None:
+            return None, reply["why"]
+        return self._meter.window(**reply["window"]), None
 
     def _quietly(self, work: Callable[[], object]) -> None:
         try:
@@ -290,6 +374,19 @@ class PairingRun:
                 state.stop = None
                 self._prepare(state)
 
+    def _revive(self, generator: str, error: WorkerFailedError) -> None:
+        """After the samples: another worker in the place of a dead one, with the generator's cells open again."""
+        if not error.fatal:
+            return
+        try:
+            self._crew.replace(generator)
+        except WorkerFailedError:
+            return
+        for state in self._cells:
+            if state.open and state.cell.generator == generator:
+                fields = {"id": state.id, "cell": state.cell.model_dump()}
+                self._quietly(functools.partial(self._ask, generator, "open", **fields))
+
     def _trial(self, state: _Open, before: Calibration | None, after: Calibration | None) -> Trial:
         return Trial(
             cell=state.cell,
@@ -309,4 +406,11 @@ class PairingRun:
             worker=self._crew.infos.get(state.cell.generator),
             timeline=state.timeline,
             quality=state.quality,
+            hardware=state.hardware,
         )
+
+
+def _file_name(key: str) -> str:
+    """A cell's key as a file's name: at most 150 characters, ending in a digest where it had to be cut or changed."""
+    plain = re.sub(r"[^A-Za-z0-9.=+-]+", "_", key)
+    return f"{plain[:140]}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"

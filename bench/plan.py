@@ -5,6 +5,7 @@ Nothing is written here. Every refusal is an InputError with one line.
 
 from __future__ import annotations
 
+import filecmp
 import os
 import platform
 import re
@@ -19,7 +20,7 @@ from ..models.names import BUILT_IN, HUB, RANDOM, RANDOM_DISTRIBUTION, TRAINED
 from ..models.pairs import Pair, Side, load_pair
 from ..models.prompts import PromptSource, default_prompts, load_prompts
 from ..models.tokenizer import Tokenizer, shown
-from ..models.trained import fingerprint, is_shipped
+from ..models.trained import fingerprint, is_shipped, shipped_folder
 from ..profiles.environment import capture_environment
 from ..profiles.finding import default_threads
 from ..profiles.host import usable_cpus
@@ -93,7 +94,7 @@ def make_plan(options: RunOptions) -> Plan:
         prompts=prompts,
         prompts_path=None if options.prompts is None else str(options.prompts.resolve()),
         tokenizer=chosen,
-        judge=_judge(options.judge, pairs.values()),
+        judge=_judge(options.judge, list(pairs.values()), chosen, suite.quality_texts),
         unfit=unfit,
         blockwise=blockwise,
         warnings=(*_warnings(suite, pairings, by_name, device), *_block_warnings(blockwise)),
@@ -191,16 +192,33 @@ def choose_tokenizer(options: RunOptions, pairs: Sequence[Pair]) -> str:
     return own_tokenizer(pairs) if options.tokenizer is None else str(options.tokenizer.resolve())
 
 
-def _judge(reference: str | None, pairs: Iterable[Pair]) -> str | None:
+def _judge(reference: str | None, pairs: Sequence[Pair], tokenizer: str, texts: int) -> str | None:
     """The judge's checkpoint as workers find it. Raises InputError where it cannot judge, or has nothing to judge."""
     if reference is None:
         return None
     if all(RANDOM in (pair.ar.weights, pair.diffusion.weights) for pair in pairs):
         raise InputError("--judge: texts of random weights are worth nothing; give --weights too, or leave it out")
+    if not texts:
+        raise InputError("--judge: this suite judges no texts (quality_texts = 0); choose another, or leave it out")
+    if tokenizer != SOURCE:
+        raise InputError(
+            f"--judge: texts are judged in the words of the embedded source ({SOURCE}), the pairs speak {tokenizer}; "
+            f"leave it out"
+        )
+    taking_part = [side.weights for pair in pairs for side in (pair.ar, pair.diffusion)]
+    if any(_same_weights(reference, weights) for weights in taking_part):
+        raise InputError(f"--judge {reference}: it is measured in this run itself; give one that takes no part")
     from .judge import Judge  # imports torch
 
     Judge.load(reference, "cpu")
     return reference if is_shipped(reference) or not Path(reference).is_dir() else str(Path(reference).resolve())
+
+
+def _same_weights(one: str, other: str) -> bool:
+    if one == other:
+        return True
+    files = [(shipped_folder(name) if is_shipped(name) else Path(name)) / "model.safetensors" for name in (one, other)]
+    return all(file.is_file() for file in files) and filecmp.cmp(*files, shallow=False)
 
 
 def own_tokenizer(pairs: Sequence[Pair]) -> str:

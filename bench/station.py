@@ -7,8 +7,9 @@ import os
 import platform
 import traceback
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -21,7 +22,7 @@ from ..models.source import Source
 from ..profiles.calibration import Calibrator
 from ..profiles.clocks import clock_for
 from ..profiles.environment import git_state, read_variables
-from ..profiles.memory import read_peak_b, reset_peak
+from ..profiles.memory import read_peak_b, read_resident_b, reset_peak
 from ..profiles.observer import unit_cost_s
 from ..profiles.record import Cell, TextQuality, Value, WorkerInfo
 from .judge import Judge
@@ -30,6 +31,9 @@ from .opened import OpenCell, WorkDiffersError, check_cell
 from .quality import source_of, text_quality
 from .studies import pair_studies
 from .tokenizers import tokenizer_of
+
+if TYPE_CHECKING:
+    from .replay import EnergyMeter
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -47,6 +51,8 @@ class Worker:
         self._judge: Judge | None = None
         self._held_out: dict[str, Value] | None = None
         self._judged: dict[str, TextQuality] = {}
+        self._meter: EnergyMeter | None = None
+        self._baseline_b: int | None = None
 
     def load(
         self,
@@ -73,6 +79,7 @@ class Worker:
             # Events, captures and memory statistics belong to the current device, whatever device a tensor is on.
             torch.cuda.set_device(device)
         torch.set_num_threads(threads)
+        self._baseline_b = 0 if device.startswith("cuda") else read_resident_b()
         self._device = device
         self._clock = clock_for(device)
         shape = network_config(config)
@@ -102,7 +109,12 @@ class Worker:
             threads=torch.get_num_threads(),
             environment=read_variables(os.environ),
         )
-        return {"info": info.model_dump(), "observer_unit_cost_s": self._unit_cost, "device_name": _device_name(device)}
+        return {
+            "info": info.model_dump(),
+            "observer_unit_cost_s": self._unit_cost,
+            "device_name": _device_name(device),
+            "device_uuid": _device_uuid(device),
+        }
 
     def open(self, *, id: str, cell: dict[str, Any]) -> dict[str, Any]:
         """Prepare a cell: allocate, compile, capture. Reply its cost in seconds."""
@@ -152,13 +164,46 @@ class Worker:
         return {"studies": found.model_dump(mode="json")}
 
     def close(self, *, id: str, flop_s: float, byte_s: float, counted: list[int]) -> dict[str, Any]:
-        """Forget a cell; reply counters and timeline of the sample nearest the median among those `counted`."""
-        opened = self._cells.pop(id)
+        """A cell has all its samples: reply counters and timeline of the one nearest the median of those `counted`."""
+        opened = self._cells[id]
         line = opened.timeline(counted)
         return {
             "counters": opened.counters(counted, flop_s, byte_s),
             "timeline": None if line is None else line.model_dump(),
         }
+
+    def observe(self, *, id: str, counted: list[int], trace: str | None) -> dict[str, Any]:
+        """What the hardware does in a cell, from one replay under the profiler; a trace goes to the file `trace`."""
+        from .replay import observe  # the profiler, which no timed sample needs
+
+        file = None if trace is None else Path(trace)
+        found = observe(self._cells[id], counted, baseline_b=self._baseline_b, trace_file=file)
+        return {"hardware": found.model_dump()}
+
+    def fill(self, *, id: str, window_s: float) -> dict[str, Any]:
+        """Generate back to back for `window_s` seconds; reply the window, and the energy where this worker reads it.
+
+        On a CPU without readable counters nothing is generated: there is nobody to watch.
+        """
+        from .replay import EnergyMeter, fill_window
+
+        opened = self._cells[id]
+        if self._device.startswith("cuda"):
+            return {"window": asdict(fill_window(opened, window_s)), "telemetry": None, "why": None}
+        if self._meter is None:
+            self._meter = EnergyMeter.open()
+        if self._meter.why is not None:
+            return {"window": None, "telemetry": None, "why": self._meter.why}
+        return {"window": None, "telemetry": self._meter.watch(opened, window_s).model_dump(), "why": None}
+
+    def peaks(self, *, device: str, dtypes: list[str], threads: int) -> dict[str, Any]:
+        """Measure what the device reaches at the sizes that suit it; needs nothing loaded."""
+        torch.set_num_threads(threads)
+        if device.startswith("cuda"):
+            torch.cuda.set_device(device)
+        from ..profiles.peaks import measure_peaks
+
+        return {"peaks": measure_peaks(device, dtypes, clock_for(device)).model_dump()}
 
     def calibrate(self, *, dtype: str) -> dict[str, Any]:
         """Measure this device's matrix-product and read rates now."""
@@ -178,7 +223,20 @@ class Worker:
         return {}
 
 
-_OPERATIONS = ("load", "open", "warmup", "sample", "quality", "study", "close", "calibrate", "release")
+_OPERATIONS = (
+    "load",
+    "open",
+    "warmup",
+    "sample",
+    "quality",
+    "study",
+    "close",
+    "observe",
+    "fill",
+    "peaks",
+    "calibrate",
+    "release",
+)
 
 
 def answer(worker: Worker, request: dict[str, Any]) -> dict[str, Any]:
@@ -208,3 +266,11 @@ def _device_name(device: str) -> str:
     if device.startswith("cuda"):
         return torch.cuda.get_device_name(device)
     return platform.processor() or platform.machine()
+
+
+def _device_uuid(device: str) -> str | None:
+    """The device's own name for NVML, which counts devices in another order than torch may."""
+    if not device.startswith("cuda"):
+        return None
+    found = getattr(torch.cuda.get_device_properties(device), "uuid", None)
+    return None if found is None else str(found)

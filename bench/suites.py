@@ -156,6 +156,8 @@ class Suite(BaseModel):
     `foreign_limit` the processor time beyond the free cores, in cores, above which a sample is discarded (null: never).
     `quality_texts` are the texts that are judged of a cell whose weights can be (0: none), in about `quality_s` seconds
     at most. `studies`: also what needs no cell (the lesson's sentence, tasks, infilling, likelihood), once a pair.
+    `hardware`: replay each cell once under the torch profiler and, where energy or device counters can be read, back to
+    back for `window_s` seconds, all in the first process; `traces`: keep each profile as a Perfetto trace.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -173,6 +175,9 @@ class Suite(BaseModel):
     quality_texts: int = Field(default=256, ge=0, le=100_000, strict=True)
     quality_s: PositiveReal = 1.0
     studies: bool = Field(default=False, strict=True)
+    hardware: bool = Field(default=False, strict=True)
+    window_s: PositiveReal = 2.0
+    traces: bool = Field(default=False, strict=True)
     seed: int = Field(default=0, ge=0, lt=2**63, strict=True)
     grid: tuple[Grid, ...] = Field(min_length=1)
 

@@ -186,8 +186,13 @@ def _study(job: Job, staff: _Staff, pairing: Pairing) -> None:
     if pair in known or handle is None or staff.loaded is None or staff.loaded[0] != pair:
         return
     try:
-        # Tasks do not depend on the pair: the first one's stand for all.
-        fields = {"pair": pair, "generator": generator, "seed": job.suite.seed, "tasks": not known}
+        # Tasks do not depend on the pair: those of the first one that succeeds stand for all.
+        fields = {
+            "pair": pair,
+            "generator": generator,
+            "seed": job.suite.seed,
+            "tasks": not any(seen.tasks for seen in known.values()),
+        }
         reply = handle.ask("study", job.suite.hang_s, **fields)
         found = Studies.model_validate(reply["studies"])
     except WorkerFailedError as error:

@@ -83,12 +83,20 @@ class Gaps(Stored):
     longest_s: float
 
 
+class Stack(Stored):
+    """Own time of one place in a generation: phase, category, kernel or operator (and what it calls), in seconds."""
+
+    path: tuple[str, ...]
+    seconds: float
+
+
 class KernelProfile(Stored):
     """One generation under the torch profiler.
 
     `wall_s` is that generation's length, slowed by the profiler; `busy_s` the time in it with at least one kernel
     running (on a CPU: one operator); `launches` counts kernels (operators that call no other, on a CPU). `overhead` is
-    `wall_s` over the cell's median timed latency, minus 1. `kernels` are the longest, `others` how many were left out.
+    `wall_s` over the cell's median timed latency, minus 1. `kernels` are the longest, `others` how many were left out;
+    `stacks` the longest places for a flame graph.
     """
 
     device: Literal["cpu", "cuda"]
@@ -102,6 +110,7 @@ class KernelProfile(Stored):
     kernels: tuple[Kernel, ...] = ()
     others: int = 0
     gaps: Gaps | None = None
+    stacks: tuple[Stack, ...] = ()
 
 
 class Telemetry(Stored):

@@ -10,22 +10,28 @@ setting named in advance.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..record import Value
-from .intervals import LEVEL, shown
+from .intervals import LEVEL, share, shown
 from .noninferior import Allowance, Standing, noninferior, widening
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """A diffusion setting: its speed-up over the pair's fastest AR cell and the quality of its own texts."""
+    """A diffusion setting: its speed-up over the pair's fastest AR cell and the quality of its own texts.
+
+    Contenders of one `judgement` (engines, kernels) share their texts and so one interval of quality; by default each
+    has its own.
+    """
 
     name: str
     steps: int | None
     speedup: Value
     quality: Value
+    judgement: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +46,11 @@ class EqualQuality:
 def speedup_at_equal_quality(contenders: Sequence[Contender], ar: Value, allowance: Allowance) -> EqualQuality:
     """The largest speed-up among the settings proven non-inferior to AR's quality `ar`; null with a reason if none is.
 
-    m is twice the number of settings: an interval of quality and one of speed each. Where a speed-up carries no level
-    (fewer than five processes), the result carries none either.
+    m counts the intervals in play: one of quality a judgement and one of speed a setting. Where a speed-up carries no
+    level (fewer than five processes), the result carries none either.
     """
     timed = [c for c in contenders if c.speedup.value is not None]
-    among = 2 * len(timed)
+    among = _judgements(timed) + len(timed)
     verdicts = {c.name: noninferior(c.quality, ar, allowance, among=among) for c in timed}
     proven = [c for c in timed if verdicts[c.name] == "proven"]
     if not proven:
@@ -64,12 +70,12 @@ def speedup_at_equal_quality(contenders: Sequence[Contender], ar: Value, allowan
 def smallest_steps_within(contenders: Sequence[Contender], ar: Value, allowance: Allowance) -> EqualQuality:
     """The fewest denoising steps T proven non-inferior to AR's quality `ar`; null with a reason if none is.
 
-    m is the number of settings that have steps. The interval runs from the fewest steps not shown to be worse up to the
-    value: the truly fewest lie there.
+    m is the number of judgements of settings that have steps. The interval runs from the fewest steps not shown to be
+    worse up to the value: the truly fewest lie there.
     """
     stepped = {c.name: c.steps for c in contenders if c.steps is not None}
     tried = [c for c in contenders if c.name in stepped]
-    verdicts = {c.name: noninferior(c.quality, ar, allowance, among=len(tried)) for c in tried}
+    verdicts = {c.name: noninferior(c.quality, ar, allowance, among=_judgements(tried)) for c in tried}
     proven = [name for name, verdict in verdicts.items() if verdict == "proven"]
     if not proven:
         return EqualQuality(_none_proven(tried, ar, allowance), None, verdicts)
@@ -77,6 +83,10 @@ def smallest_steps_within(contenders: Sequence[Contender], ar: Value, allowance:
     low = min(stepped[name] for name, verdict in verdicts.items() if verdict != "worse")
     value = Value(value=stepped[best], low=low, high=stepped[best], n=len(tried), level=LEVEL)
     return EqualQuality(value, best, verdicts)
+
+
+def _judgements(contenders: Sequence[Contender]) -> int:
+    return len({c.judgement or c.name for c in contenders})
 
 
 def _speed(contender: Contender) -> float:
@@ -92,6 +102,14 @@ def _at_level(speedup: Value, among: int) -> tuple[float, float]:
     return value * (low / value) ** factor, value * (high / value) ** factor
 
 
+def _could_be_shown(quality: Value, ar: Value, allowance: Allowance, among: int) -> bool:
+    """Whether as many texts as were judged would have shown it, had their share of valid ones been AR's own."""
+    if allowance.estimate != "share" or ar.value is None or not quality.n:
+        return True
+    alike = share(math.ceil(ar.value * quality.n), quality.n)
+    return noninferior(alike, ar, allowance, among=among) == "proven"
+
+
 def _none_proven(contenders: Sequence[Contender], ar: Value, allowance: Allowance) -> Value:
     measured = [c for c in contenders if c.quality.value is not None]
     if ar.value is None:
@@ -104,4 +122,6 @@ def _none_proven(contenders: Sequence[Contender], ar: Value, allowance: Allowanc
             f"no setting is shown to be within {allowance} of AR's {shown(ar)}; the nearest, {nearest.name}, "
             f"has {shown(nearest.quality)}"
         )
+        if not _could_be_shown(nearest.quality, ar, allowance, _judgements(measured)):
+            why += f", of {nearest.quality.n} texts: too few to show it even if every one were as good"
     return Value(value=None, n=len(contenders), why=why)

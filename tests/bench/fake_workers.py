@@ -139,6 +139,21 @@ class Worker:
     def _study(self, _: Any, fields: dict[str, Any]) -> dict[str, Any]:
         return {"studies": {"pair": fields["pair"], "why": {"infill": "a fake worker"}}}
 
+    def _observe(self, of: Cell, fields: dict[str, Any]) -> dict[str, Any]:
+        kernels = {
+            "device": "cpu",
+            "wall_s": 0.02,
+            "busy_s": 0.015,
+            "launches": 80,
+            "output_tokens": of.batch * of.length,
+            "forwards": of.steps or of.length,
+            "overhead": 1.0,
+        }
+        return {"hardware": {"kernels": kernels, "missing": {"memory": "a fake worker"}}}
+
+    def _fill(self, of: Cell, fields: dict[str, Any]) -> dict[str, Any]:
+        return {"window": None, "telemetry": None, "why": "a fake worker has no counters"}
+
     def _quality(self, *_: Any) -> dict[str, Any]:
         return {"quality": None}
 

@@ -398,3 +398,31 @@ def test_workers_drop_their_cells_at_the_end(scene: Scene) -> None:
     scene.measure()
     for worker in scene.workers.values():
         assert worker.asked[-1][0] == "release"
+
+
+def test_texts_that_cannot_be_judged_cost_no_sample_and_say_why(scene: Scene) -> None:
+    """The worker dies over one cell's texts: its samples and counters stand, and the next cell is judged by another."""
+    of, other = scene.cells[1:]
+    scene.workers["d"].failures["quality", of.key] = [scene.fakes.died()]
+    trials = scene.measure(quality_texts=8)
+    lost = trials[of.key]
+    assert (lost.status, len(lost.samples), lost.counters["nfe"]) == ("ok", 4, 8)
+    assert lost.quality is not None
+    assert "the worker was killed" in (lost.quality.metrics["quality.validity"].why or "")
+    assert scene.replaced == ["d"]
+    assert scene.workers["d"].operations("quality") == [other.key]
+
+
+def test_a_profile_that_fails_costs_no_sample_and_says_why(scene: Scene) -> None:
+    of = scene.cells[0]
+    scene.workers["ar"].failures["observe", of.key] = [scene.fakes.refused(message="RuntimeError: no CUPTI")]
+    trials = scene.measure(hardware=True)
+    hardware = trials[of.key].hardware
+    assert hardware is not None
+    assert hardware.kernels is None
+    assert hardware.missing["kernels"] == "RuntimeError: no CUPTI"
+    seen = trials[scene.cells[1].key].hardware
+    assert seen is not None
+    assert seen.kernels is not None
+    assert seen.missing["telemetry"] == "a fake worker has no counters"
+    assert scene.measure(hardware=False)[of.key].hardware is None

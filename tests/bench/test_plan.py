@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import platform
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from dlmbench import InputError
 from dlmbench.bench import plan as planning
@@ -16,7 +18,7 @@ from dlmbench.bench.estimate import memory_b
 from dlmbench.bench.options import RunOptions
 from dlmbench.bench.plan import choose_device, choose_threads, make_plan, pair_records
 from dlmbench.models.pairs import load_pair
-from dlmbench.models.trained import fingerprint
+from dlmbench.models.trained import fingerprint, shipped_folder
 
 GB = 10**9
 
@@ -303,11 +305,21 @@ def test_a_plug_in_file_that_cannot_serve_is_refused(tmp_path: Path, text: str) 
 
 def test_a_judge_needs_texts_and_must_be_able_to_judge(tmp_path: Path) -> None:
     assert make_plan(options()).judge is None
-    assert make_plan(options(judge="trained:ar")).judge == "trained:ar"
+    other = tmp_path / "other"
+    shutil.copytree(shipped_folder("trained:ar"), other)
+    with pytest.raises(InputError, match="it is measured in this run itself"):
+        make_plan(options(judge=str(other)))
+    tensors = load_file(other / "model.safetensors")
+    save_file({name: 1.01 * tensor for name, tensor in tensors.items()}, other / "model.safetensors")
+    assert make_plan(options(judge=str(other))).judge == str(other)
+    with pytest.raises(InputError, match="it is measured in this run itself"):
+        make_plan(options(judge="trained:ar"))
+    with pytest.raises(InputError, match="judges no texts"):
+        make_plan(options(suite="ci", judge=str(other)))
     with pytest.raises(InputError, match="--judge: texts of random weights are worth nothing"):
         make_plan(options(judge="trained:ar", weights="random"))
     with pytest.raises(InputError, match="judge: "):
-        make_plan(options(judge="trained:mdlm"))
+        make_plan(options(judge="trained:sedd"))
     with pytest.raises(InputError):
         make_plan(options(judge=str(tmp_path)))
 

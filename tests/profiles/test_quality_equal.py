@@ -1,6 +1,7 @@
 """Speed at equal quality: verdicts by hand, joint intervals by simulation."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -137,3 +138,30 @@ def test_the_joint_interval_covers_although_the_best_of_many_is_picked() -> None
     assert claimed == 300
     assert hits / 300 > 0.95
     assert naive / 300 > 0.2
+
+
+def test_engines_that_share_their_texts_cost_one_interval_of_quality() -> None:
+    """Each setting listed again on another engine brings a speed to look at, but no second interval of quality."""
+    allowance = Allowance(higher_is_better=True, absolute=0.05, estimate="share")
+    ar = share(251, 256)
+    valid = next(k for k in range(256, 0, -1) if noninferior(share(k, 256), ar, allowance, among=8) == "proven")
+    while noninferior(share(valid - 1, 256), ar, allowance, among=8) == "proven":
+        valid -= 1
+    assert noninferior(share(valid, 256), ar, allowance, among=16) != "proven"
+    once = [Contender(f"T={t}", t, speed(2.0), share(valid if t == 1 else 9, 256), f"T={t}") for t in range(1, 9)]
+    again = [replace(c, name=f"{c.name},compile") for c in once]
+    assert smallest_steps_within(once, ar, allowance).value.value == 1
+    assert smallest_steps_within(once + again, ar, allowance).value.value == 1
+    apart = [replace(c, judgement=f"{c.judgement},other texts") for c in again]
+    assert smallest_steps_within(once + apart, ar, allowance).value.value is None
+
+
+def test_too_few_texts_are_named_as_the_reason() -> None:
+    allowance = Allowance(higher_is_better=True, absolute=0.05, estimate="share")
+    few, many = (
+        speedup_at_equal_quality([Contender("T=64", 64, speed(2.0), found)], share(256, 256), allowance)
+        for found in (share(16, 16), share(200, 256))
+    )
+    assert "of 16 texts: too few" in (few.value.why or "")
+    assert many.value.value is None
+    assert "too few" not in (many.value.why or "")
