@@ -11,7 +11,7 @@ setting named in advance.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..record import Value
@@ -54,7 +54,7 @@ def speedup_at_equal_quality(contenders: Sequence[Contender], ar: Value, allowan
     verdicts = {c.name: noninferior(c.quality, ar, allowance, among=among) for c in timed}
     proven = [c for c in timed if verdicts[c.name] == "proven"]
     if not proven:
-        return EqualQuality(_none_proven(timed, ar, allowance), None, verdicts)
+        return EqualQuality(_none_proven(timed, ar, allowance, verdicts), None, verdicts)
     best = max(proven, key=_speed)
     in_play = [c.speedup for c in timed if verdicts[c.name] != "worse"]
     if any(speedup.low is None or speedup.high is None for speedup in in_play):
@@ -78,7 +78,7 @@ def smallest_steps_within(contenders: Sequence[Contender], ar: Value, allowance:
     verdicts = {c.name: noninferior(c.quality, ar, allowance, among=_judgements(tried)) for c in tried}
     proven = [name for name, verdict in verdicts.items() if verdict == "proven"]
     if not proven:
-        return EqualQuality(_none_proven(tried, ar, allowance), None, verdicts)
+        return EqualQuality(_none_proven(tried, ar, allowance, verdicts), None, verdicts)
     best = min(proven, key=lambda name: stepped[name])
     low = min(stepped[name] for name, verdict in verdicts.items() if verdict != "worse")
     value = Value(value=stepped[best], low=low, high=stepped[best], n=len(tried), level=LEVEL)
@@ -110,7 +110,9 @@ def _could_be_shown(quality: Value, ar: Value, allowance: Allowance, among: int)
     return noninferior(alike, ar, allowance, among=among) == "proven"
 
 
-def _none_proven(contenders: Sequence[Contender], ar: Value, allowance: Allowance) -> Value:
+def _none_proven(
+    contenders: Sequence[Contender], ar: Value, allowance: Allowance, verdicts: Mapping[str, Standing]
+) -> Value:
     measured = [c for c in contenders if c.quality.value is not None]
     if ar.value is None:
         why = f"AR's quality is missing: {ar.why or 'not measured'}"
@@ -122,6 +124,8 @@ def _none_proven(contenders: Sequence[Contender], ar: Value, allowance: Allowanc
             f"no setting is shown to be within {allowance} of AR's {shown(ar)}; the nearest, {nearest.name}, "
             f"has {shown(nearest.quality)}"
         )
-        if not _could_be_shown(nearest.quality, ar, allowance, _judgements(measured)):
+        if verdicts.get(nearest.name) != "worse" and not _could_be_shown(
+            nearest.quality, ar, allowance, _judgements(measured)
+        ):
             why += f", of {nearest.quality.n} texts: too few to show it even if every one were as good"
     return Value(value=None, n=len(contenders), why=why)

@@ -160,7 +160,7 @@ def test_too_few_texts_are_named_as_the_reason() -> None:
     allowance = Allowance(higher_is_better=True, absolute=0.05, estimate="share")
     few, many = (
         speedup_at_equal_quality([Contender("T=64", 64, speed(2.0), found)], share(256, 256), allowance)
-        for found in (share(16, 16), share(200, 256))
+        for found in (share(16, 16), share(150, 256))
     )
     assert "of 16 texts: too few" in (few.value.why or "")
     assert many.value.value is None
