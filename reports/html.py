@@ -21,6 +21,7 @@ from markupsafe import Markup
 from ..profiles.record import CertificateRow
 from ..profiles.store import StoredRun, replace_file
 from .format import format_number, shown_unit
+from .hardware_rows import PEAK_HEADERS, hardware_section
 from .headline import headline
 from .page import column_metrics, definitions, flat, missing_reasons, notes, result_rows
 from .palette import DARK, LIGHT, palette_css
@@ -58,6 +59,8 @@ def render(stored: StoredRun, figures: Sequence[Figure]) -> str:
             headlines=[headline(study, pair) for pair in pairs],
             tradeoffs=[(pair, claims) for pair in pairs if (claims := tradeoffs(study, pair))],
             figures=[(figure, Markup(figure.svg)) for figure in figures],  # built element by element: plotting.themed
+            hardware=hardware_section(stored),
+            peak_headers=PEAK_HEADERS,
             columns=[(metric, shown_unit(metric.name)) for metric in column_metrics()],
             results=[(pair, rows := result_rows(stored, pair), missing_reasons(rows)) for pair in pairs],
             unmeasured=unmeasured(stored),

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from ..profiles.record import PairRecord
 from ..profiles.store import StoredRun, replace_file
+from .hardware_rows import PEAK_HEADERS, HardwareTable, hardware_section
 from .plain import plain
 from .rows import DEFINITIONS, headlines, pair_names, results, run_facts, unmeasured
 from .study import Study
@@ -44,6 +45,7 @@ def write_summary(stored: StoredRun, path: Path) -> None:
     for name in pair_names(stored):
         lines += [f"## Results: {escape(name)}", "", *_results(stored, name), ""]
         lines += _tradeoffs(stored, name)
+    lines += _hardware(stored)
     lines += _section("## Cells without a valid result", _unmeasured(stored))
     lines += _section("## Warnings", [f"- {escape(warning)}" for warning in stored.run.warnings])
     for pair in stored.run.pairs:
@@ -84,6 +86,25 @@ def _tradeoffs(stored: StoredRun, pair: str) -> list[str]:
     ]
     title = f"## Claims and measurements: {escape(pair)}"
     return _section(title, _table(("trade-off", "claim", "measured", "verdict"), rows)) if rows else []
+
+
+def _hardware(stored: StoredRun) -> list[str]:
+    """What the hardware did: a table a pair, then the device's peaks."""
+    section = hardware_section(stored)
+    lines = [line for table in section.tables for line in _hardware_table(table)]
+    if section.peaks:
+        lines += [*_table(PEAK_HEADERS, [map(escape, row) for row in section.peaks], numbers=True), ""]
+    lines += [f"- {escape(note)}" for note in section.notes if section]
+    return _section("## What the hardware did", lines)
+
+
+def _hardware_table(table: HardwareTable) -> list[str]:
+    rows: list[list[str]] = []
+    for group in table.groups:
+        rows.append([f"**{escape(group.title)}**", *("" for _ in table.headers)])
+        rows += [[escape(row.label), *map(escape, row.entries)] for row in group.rows]
+    notes = [f"- {escape(note)}" for note in table.notes]
+    return [f"Pair {escape(table.pair)}", "", *_table(("cell", *table.headers), rows, numbers=True), "", *notes, ""]
 
 
 def _unmeasured(stored: StoredRun) -> list[str]:

@@ -2,6 +2,10 @@
 
 Within a side a ramp runs from light to deep: few steps to many, early to late. The two families stay apart under the
 common colour-vision deficiencies (orange against blue), and colour is never the only mark: lines and bars are named.
+
+Kernel categories, and the parts of memory that belong to them (weights: matmul, KV: attention, logits: sampler), are
+dark on light and light on dark, so that a number in the paper's colour reads on each of them in both themes; on `other`
+and `idle`, which are pale, ink does. Their lightness tells them apart under red-green deficiencies.
 """
 
 from __future__ import annotations
@@ -32,6 +36,12 @@ LIGHT = {
     "forward": "#55617b",
     "sampling": "#c76aa3",
     "idle": "#dfe3eb",
+    "matmul": "#3b6cc0",
+    "attention": "#0d5c56",
+    "normalisation": "#8f6a00",
+    "sampler": "#c03a8e",
+    "copy": "#232a38",
+    "other": "#a9b1c1",
     **_ramp("ar", ("#f2a91d", "#d96a05", "#8f2f06")),
     **_ramp("diffusion", ("#17a398", "#1478c8", "#4b2f9e")),
 }
@@ -46,6 +56,12 @@ DARK = {
     "forward": "#93a1c0",
     "sampling": "#e58fc2",
     "idle": "#313949",
+    "matmul": "#8db4ff",
+    "attention": "#2f9d8f",
+    "normalisation": "#e3c25c",
+    "sampler": "#f0a3d2",
+    "copy": "#f0f3f8",
+    "other": "#5a6377",
     **_ramp("ar", ("#ffd778", "#ff9a4d", "#e0582f")),
     **_ramp("diffusion", ("#6fe6d6", "#5aa9f5", "#a68bfa")),
 }

@@ -20,6 +20,7 @@ from ..profiles.record import CertificateRow, PairRecord
 from ..profiles.store import StoredRun
 from .format import MISSING, format_number
 from .grid import GAP, GridColumn, draw, natural_width
+from .hardware_rows import PEAK_HEADERS, HardwareTable, hardware_section
 from .plain import plain
 from .rows import (
     DEFINITIONS,
@@ -72,6 +73,7 @@ def show_run(stored: StoredRun, console: Console) -> None:
                 console.print(line, soft_wrap=True)
         if name in certificates:
             console.print(Text(_match(certificates[name])))
+    _hardware(stored, console)
     _unmeasured(stored, console)
     console.print()
     console.print(Text(DEFINITIONS, style="dim"))
@@ -199,6 +201,41 @@ def _tradeoffs(rows: Sequence[Tradeoff], console: Console) -> None:
         console.print(Text.assemble((row.aspect, "bold"), ": ", (row.verdict, "bold"), f"; {row.reason}"))
         for name, words in (("claim", row.claim), ("measured", row.measured)):
             _hanging(f"  {name:<{len('measured')}}  ", [words], " ", console, lead_style="dim")
+
+
+def _hardware(stored: StoredRun, console: Console) -> None:
+    """What the hardware did, a table a pair, then the device's peaks; nothing where the run does not know."""
+    section = hardware_section(stored)
+    for table in section.tables:
+        console.print()
+        console.print(Text(f"what the hardware did, pair {table.pair}", style="bold"))
+        _hardware_table(table, console)
+    if section.peaks:
+        console.print()
+        console.print(Text("what the device can do", style="bold"))
+        columns = [GridColumn(PEAK_HEADERS[0], words=True), *(GridColumn(header) for header in PEAK_HEADERS[1:])]
+        draw(console, columns, [[Text(cell) for cell in row] for row in section.peaks], note="\n".join(section.notes))
+
+
+def _hardware_table(table: HardwareTable, console: Console) -> None:
+    """The columns that fit, by priority; the label may wrap."""
+    cells = [[row.entries[i] for group in table.groups for row in group.rows] for i in range(len(table.metrics))]
+    widths = [natural_width(h, [Text(c) for c in own]) for h, own in zip(table.headers, cells, strict=True)]
+    left = console.width - _LABEL_WIDTH
+    shown: list[int] = []
+    for i in sorted(range(len(widths)), key=lambda i: table.priorities[i]):
+        if table.priorities[i] == 0 or widths[i] + GAP <= left:
+            shown.append(i)
+            left -= widths[i] + GAP
+    shown.sort()
+    rows: list[list[Text] | str] = []
+    for group in table.groups:
+        rows.append(group.title)
+        rows += [[Text(row.label), *(Text(row.entries[i]) for i in shown)] for row in group.rows]
+    dropped = [header for i, header in enumerate(table.headers) if i not in shown]
+    notes = [*table.notes, *([f"Not shown at this width: {', '.join(dropped)}."] if dropped else [])]
+    columns = [GridColumn("cell", words=True), *(GridColumn(table.headers[i]) for i in shown)]
+    draw(console, columns, rows, note="\n".join(notes))
 
 
 def _label_width(table: Results, console: Console) -> int:

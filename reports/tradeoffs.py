@@ -13,13 +13,16 @@ from typing import Literal
 
 from ..profiles.record import Commit, Value
 from ..profiles.studies import Studies
-from .format import format_number, format_value
+from .format import format_number, format_value, metric_header
 from .study import Point, Shape, Study
 
 Verdict = Literal["holds", "in part", "does not hold", "not measured"]
 
 QUALITY = "quality.validity"
 _LESSON = "dlmbench run lesson"
+# Of which "utilisation" the claim speaks is not said: the first is what was computed, the others what ran.
+_UTILISATION = ("mfu", "tensor_active", "sm_active", "kernel_busy")
+_AR_BAND, _DIFFUSION_BAND = (0.10, 0.20), (0.60, 0.90)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,53 +116,94 @@ def _steps(seen: _Seen) -> Tradeoff:
         if enough.value < seen.ar.length:
             return Tradeoff(aspect, claim, measured, "holds", "and fewer steps than tokens were enough")
         return Tradeoff(aspect, claim, measured, "in part", "as good as AR only at as many steps as tokens")
-    return Tradeoff(
-        aspect, claim, measured, "in part", "fewer forwards, but no measured T writes texts as good as AR's"
-    )
+    return Tradeoff(aspect, claim, measured, "in part", "fewer forwards, but no measured T is shown to write as well")
 
 
 def _utilisation(seen: _Seen) -> Tradeoff:
-    """Holds where AR lies within 10 to 20 % and diffusion within 60 to 90 %, in part where only their order is so."""
+    """Held against MFU, and against the tensor cores' own counter where there is one.
+
+    Holds where by each of them AR's whole interval lies within 10 to 20 % and diffusion's within 60 to 90 %. In part
+    where that is so by one of them or by another definition of utilisation, where only the points lie there, or where
+    diffusion uses more of the device than AR by more than the intervals allow.
+    """
     aspect, claim = "compute utilisation", "about 15 % for AR at batch 1, 70 to 80 % for diffusion"
-    ar, diffusion = seen.ar.value("mfu"), seen.middle.value("mfu")
-    if ar is None or diffusion is None:
+    known = {name: (a, d) for name in _UTILISATION if (a := seen.ar.value(name)) and (d := seen.middle.value(name))}
+    if "mfu" not in known:
         return _unmeasured(aspect, claim, "no analytic FLOPs or no calibration")
-    batch = f"at batch {seen.shape[3]}"
+    ar, diffusion = known["mfu"]
     measured = (
         f"{format_value('mfu', ar)} for AR, {format_value('mfu', diffusion)} for diffusion at T = {seen.middle.steps} "
-        f"{batch}, of the matrix-product rate measured in this run"
+        f"at batch {seen.shape[3]}, of the matrix-product rate measured in this run"
+    ) + "".join(
+        f"; {metric_header(name)} {format_value(name, a)} and {format_value(name, d)}"
+        for name, (a, d) in known.items()
+        if name != "mfu"
     )
-    a, d = seen.ar.number("mfu"), seen.middle.number("mfu")
-    if 0.10 <= a <= 0.20 and 0.60 <= d <= 0.90:
-        return Tradeoff(aspect, claim, measured, "holds", "AR within 10 to 20 %, diffusion within 60 to 90 %")
+    within = {name: _inside(a, *_AR_BAND) and _inside(d, *_DIFFUSION_BAND) for name, (a, d) in known.items()}
+    compute = [name for name in ("mfu", "tensor_active") if name in known]
+    if all(within[name] for name in compute):
+        by = " and by ".join(map(metric_header, compute))
+        return Tradeoff(aspect, claim, measured, "holds", f"AR within 10 to 20 %, diffusion within 60 to 90 %, by {by}")
     roofline = [p.number("roofline_fraction") for p in (seen.ar, seen.middle)]
     bound = [name for name, r in zip(("AR", "diffusion"), roofline, strict=True) if r < 0.5]
     why = f"{' and '.join(bound)} overhead-bound: the framework is measured" if bound else "on this device and size"
-    order = "diffusion uses more of the device, not as much as claimed" if d > a else "AR uses as much of the device"
-    return Tradeoff(aspect, claim, measured, "in part" if d > a else "does not hold", f"{order}; {why}")
+    some = [metric_header(name) for name, fits in within.items() if fits]
+    if some:
+        others = ", ".join(metric_header(name) for name in compute if not within[name])
+        return Tradeoff(aspect, claim, measured, "in part", f"so by {' and by '.join(some)}, not by {others}; {why}")
+    if all(_point_inside(*known[name]) for name in compute):
+        order = "the numbers lie where claimed, but their intervals reach beyond"
+        return Tradeoff(aspect, claim, measured, "in part", f"{order}; {why}")
+    if _below(ar, diffusion):
+        order = "diffusion uses more of the device, not as much as claimed"
+        if not _inside(ar, *_AR_BAND) and (diffusion.value or 0.0) >= _DIFFUSION_BAND[0]:
+            order = "diffusion uses more of the device, but the shares are not those claimed"
+        return Tradeoff(aspect, claim, measured, "in part", f"{order}; {why}")
+    order = "AR uses as much of the device"
+    return Tradeoff(aspect, claim, measured, "does not hold", f"{order}; {why}")
+
+
+def _inside(value: Value, low: float, high: float) -> bool:
+    """Whether the value, and its whole interval where it has one, lies between `low` and `high`."""
+    numbers = [x for x in (value.value, value.low, value.high) if x is not None]
+    return bool(numbers) and all(low <= x <= high for x in numbers)
+
+
+def _point_inside(ar: Value, diffusion: Value) -> bool:
+    return _inside(Value(value=ar.value), *_AR_BAND) and _inside(Value(value=diffusion.value), *_DIFFUSION_BAND)
 
 
 def _quality(seen: _Seen) -> Tradeoff:
-    """Holds where the fewest steps are worse than AR and than the most steps, by more than the intervals allow."""
+    """Holds where the fewest steps are worse than AR and than the most steps, which are shown to be as good as AR's.
+
+    Settings whose words have collapsed are left out: their validity is bought, unless AR's is bought as well.
+    """
     aspect, claim = "output quality", "AR sets the standard; diffusion comes near it with many steps and falls with few"
-    judged = [p for p in seen.diffusion if p.value(QUALITY)]
+    flattered = seen.study.flattered
+    judged = [
+        p
+        for p in seen.diffusion
+        if p.value(QUALITY) and (p.measurement.key not in flattered or seen.ar.measurement.key in flattered)
+    ]
     ar = seen.ar.value(QUALITY)
     if ar is None or len(judged) < 2:
-        return _unmeasured(aspect, claim, "texts were judged at fewer than two T")
+        return _unmeasured(aspect, claim, "honest texts were judged at fewer than two T")
     most, few = judged[0], judged[-1]
     told = ", ".join(f"{format_value(QUALITY, _of(p, QUALITY))} at T = {p.steps}" for p in (most, few))
     measured = f"valid texts: AR {format_value(QUALITY, ar)}, diffusion {told}"
     best, worst = _of(most, QUALITY), _of(few, QUALITY)
-    if _below(worst, ar) and _below(worst, best):
-        near = (
-            "and with the most steps it reaches AR" if not _below(best, ar) else "and even the most steps stay below AR"
-        )
-        return Tradeoff(
-            aspect, claim, measured, "holds" if not _below(best, ar) else "in part", f"few steps cost texts, {near}"
-        )
-    return Tradeoff(
-        aspect, claim, measured, "does not hold", "no loss at the fewest steps that the intervals could show"
-    )
+    enough = seen.ar.measurement.metrics.get("steps_at_equal_quality")
+    equal = enough is not None and enough.value is not None and enough.value <= (most.steps or 0)
+    if not _below(worst, best):
+        if _below(worst, ar):
+            why = "its texts are worse than AR's, and more steps are not shown to help"
+        else:
+            why = "no loss at the fewest steps that the intervals could show"
+        return Tradeoff(aspect, claim, measured, "does not hold", why)
+    if equal:
+        return Tradeoff(aspect, claim, measured, "holds", "few steps cost texts, and more reach AR")
+    near = "even the most steps stay below AR" if _below(best, ar) else "the most steps are not shown to reach AR"
+    return Tradeoff(aspect, claim, measured, "in part", f"few steps cost texts, and {near}")
 
 
 def _streaming(seen: _Seen) -> Tradeoff:
@@ -212,6 +256,13 @@ def _controllability(seen: _Seen) -> Tradeoff:
     fills = all(_below(v, infill.validity["diffusion"]) for _, v in rest)
     if exact and fills:
         return Tradeoff(aspect, claim, measured, "holds", "each side has what the other lacks")
+    if not exact:
+        return Tradeoff(aspect, claim, measured, "does not hold", "AR's likelihood is no exact value here")
+    better = [name for name, v in rest if _below(infill.validity["diffusion"], v)]
+    if better:
+        who = better[0].replace("ar", "AR", 1)
+        why = f"AR's likelihood is exact, but {who} fills a gap more often than diffusion"
+        return Tradeoff(aspect, claim, measured, "does not hold" if len(better) == len(rest) else "in part", why)
     why = "each side has what the other lacks, but AR's best of several tries fills a gap about as often, at their cost"
     return Tradeoff(aspect, claim, measured, "in part", why)
 
@@ -239,7 +290,13 @@ def _long(seen: _Seen) -> Tradeoff:
             return Tradeoff(aspect, claim, measured, "holds", "faster, and its texts are as good")
     low = _of(fastest, "speedup").low
     if (low if low is not None else fastest.number("speedup")) > 1:
-        why = "faster only where its texts are worse" if ar.value(QUALITY) else "faster; quality was not judged"
+        own, others = ar.value(QUALITY), fastest.value(QUALITY)
+        if own is None or others is None:
+            why = "faster; quality was not judged"
+        elif _below(others, own):
+            why = "faster where its texts are worse; at equal quality no gain is shown"
+        else:
+            why = "faster, but no setting is shown to be both faster and as good"
         return Tradeoff(aspect, claim, measured, "in part", why)
     return Tradeoff(
         aspect, claim, measured, "does not hold", "AR with its cache was as fast or faster at every measured T"

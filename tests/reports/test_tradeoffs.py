@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dlmbench.profiles.record import Measurement, Value
+from dlmbench.profiles.record import Measurement, Reason, TextQuality, Value
 from dlmbench.profiles.store import StoredRun
 from dlmbench.profiles.studies import InfillStudy, LikelihoodStudy, Studies
 from dlmbench.reports.figures import write_figures
@@ -90,12 +90,42 @@ def test_utilisation_is_held_against_the_claimed_numbers(
     assert rows(judged(study, mfu={None: ar, **steps}))["compute utilisation"].verdict == verdict
 
 
+def enough(stored: StoredRun, steps: float | None) -> StoredRun:
+    """The run with `steps` shown to be as good as AR."""
+
+    def told(m: Measurement) -> Measurement:
+        value = Value(value=steps, why=None if steps else "none shown")
+        return m.model_copy(update={"metrics": {**m.metrics, "steps_at_equal_quality": value}})
+
+    return replace(stored, measurements=tuple(told(m) if m.cell.side == "ar" else m for m in stored.measurements))
+
+
 def test_quality_must_fall_by_more_than_the_intervals(study: StoredRun) -> None:
-    assert rows(judged(study))["output quality"].verdict == "holds"
+    def row(stored: StoredRun) -> Tradeoff:
+        return rows(stored)["output quality"]
+
+    assert row(enough(judged(study), 16)).verdict == "holds"
+    # That intervals overlap shows no equality.
+    undecided = row(judged(study))
+    assert (undecided.verdict, "not shown to reach AR" in undecided.reason) == ("in part", True)
     below: dict[str | None, float] = {None: 0.9, "16": 0.6, "64": 0.6, "256": 0.6, "8": 0.3, "4": 0.2}
-    assert rows(judged(study, quality__validity=below))["output quality"].verdict == "in part"
+    stays = row(judged(study, quality__validity=below))
+    assert (stays.verdict, "stay below AR" in stays.reason) == ("in part", True)
     even: dict[str | None, float] = dict.fromkeys((None, "4", "8", "16", "64", "256"), 0.9)
-    assert rows(judged(study, quality__validity=even))["output quality"].verdict == "does not hold"
+    assert row(judged(study, quality__validity=even)).verdict == "does not hold"
+    low: dict[str | None, float] = {**dict.fromkeys(("4", "8", "16", "64", "256"), 0.3), None: 0.95}
+    flat = row(judged(study, quality__validity=low))
+    assert (flat.verdict, "worse than AR's" in flat.reason) == ("does not hold", True)
+
+
+def test_flattered_texts_are_no_evidence_of_quality(study: StoredRun) -> None:
+    run = judged(study)
+    shape = Study(run).shapes[0]
+    most = Study(run).diffusion(shape)[0]
+    why = TextQuality(texts=9, seconds=1.0, metrics={}, flattered=Reason(code="collapsed", message="few words"))
+    trials = tuple(t.model_copy(update={"quality": why}) if t.key == most.measurement.key else t for t in run.trials)
+    row = rows(replace(run, trials=trials))["output quality"]
+    assert f"at T = {most.steps}" not in row.measured
 
 
 def test_control_holds_where_diffusion_fills_better_than_the_best_of_several(study: StoredRun) -> None:
@@ -104,6 +134,8 @@ def test_control_holds_where_diffusion_fills_better_than_the_best_of_several(stu
     assert found.verdict == "holds"
     assert "1.800 [1.770, 1.830] nats a token, exact" in found.measured
     assert rows(replace(run, studies={"small": studies(best=0.8)}))["controllability"].verdict == "in part"
+    lost = rows(replace(run, studies={"small": studies(diffusion=0.02, best=0.94)}))["controllability"]
+    assert (lost.verdict, "fills a gap more often" in lost.reason) == ("does not hold", True)
     why = Studies(pair="small", why={"infill": "no network of that kind"})
     missing = rows(replace(run, studies={"small": why}))["controllability"]
     assert (missing.verdict, missing.reason) == ("not measured", "no network of that kind")
