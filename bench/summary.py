@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import median
 
 from ..models.names import AR, HF_DYNAMIC, HF_STATIC
+from ..profiles.hardware import Datasheet
 from ..profiles.record import Cell, Measurement, Reason, Sample, Trial, Value
+from .counted_hardware import hardware_values
 from .equal_quality import add_cache_prices, add_equal_quality
 from .statistics import crossing, over_processes, within_process
 
@@ -71,6 +73,10 @@ _ABSENT = {
     "mfu": "needs an analytic cost and a calibration",
     "mbu": "needs an analytic cost and a calibration",
     "roofline_fraction": "needs an analytic cost and a calibration",
+    "floor_latency_s": "needs an analytic cost and a calibration",
+    "ceiling_tok_s": "needs an analytic cost and a calibration",
+    "mfu_datasheet": "no datasheet of this device, or none of this dtype (profiles/devices.toml)",
+    "mbu_datasheet": "no datasheet of this device (profiles/devices.toml)",
     "memory_peak_b": "this system does not tell a process its peak memory",
     "prepare_s": "not recorded",
     "observer_share": "not recorded",
@@ -80,16 +86,19 @@ _ABSENT = {
 _AUDITED = ("cache_logit_distance", "cache_argmax_changed", "cache_tokens_changed")
 
 
-def measurements(trials: Sequence[Trial], own: Mapping[str, str] | None = None) -> list[Measurement]:
+def measurements(
+    trials: Sequence[Trial], own: Mapping[str, str] | None = None, datasheet: Datasheet | None = None
+) -> list[Measurement]:
     """One measurement a cell, in the order in which the cells were first measured.
 
     `own` maps a pair to its AR generator: it and transformers' generate on the same weights may be the reference of a
     speed-up. Another checkpoint or a plug-in is measured beside them and never becomes the reference.
+    `datasheet` is the maker's word on the device, if it is known.
     """
     by_key: dict[str, list[Trial]] = defaultdict(list)
     for trial in trials:
         by_key[trial.key].append(trial)
-    measured = {key: _measure(group) for key, group in by_key.items()}
+    measured = {key: _measure(group, datasheet) for key, group in by_key.items()}
     best = _fastest_ar(measured.values(), own or {})
     _add_speedups(measured, by_key, best)
     _add_crossovers(measured, best)
@@ -99,7 +108,7 @@ def measurements(trials: Sequence[Trial], own: Mapping[str, str] | None = None) 
     return list(measured.values())
 
 
-def _measure(trials: Sequence[Trial]) -> Measurement:
+def _measure(trials: Sequence[Trial], datasheet: Datasheet | None) -> Measurement:
     cell = trials[0].cell
     good = [trial for trial in trials if trial.status == "ok" and trial.counted()]
     if not good:
@@ -114,7 +123,8 @@ def _measure(trials: Sequence[Trial]) -> Measurement:
         reason = Reason(code="partly_failed", message=f"{len(lost)} of {len(trials)} processes gave nothing: {text}")
     metrics = {name: _sampled(name, read, good) for name, read in _FROM_SAMPLE.items()}
     metrics |= _curve(good)
-    metrics |= _counted(good)
+    metrics |= _counted(good, datasheet)
+    metrics |= hardware_values([trial for trial in good if trial.hardware is not None])
     judged = next((trial.quality for trial in good if trial.quality is not None), None)
     if judged is not None:
         metrics |= judged.metrics
@@ -143,26 +153,33 @@ def _curve(trials: Sequence[Trial]) -> dict[str, Value]:
     }
 
 
-def _counted(trials: Sequence[Trial]) -> dict[str, Value]:
+def _counted(trials: Sequence[Trial], datasheet: Datasheet | None) -> dict[str, Value]:
     """Metrics that join a process's counters and calibration with its median latency."""
     columns: dict[str, list[float]] = defaultdict(list)
     for trial in trials:
         latency = float(median(sample.latency_s for sample in trial.counted()))
-        for name, value in _joined(trial, latency).items():
+        for name, value in _joined(trial, latency, datasheet).items():
             if value is not None:
                 columns[name].append(value)
-    names = ("model_flops", "model_bytes", "arithmetic_intensity", "mfu", "mbu", "roofline_fraction")
+    names = (
+        "model_flops", "model_bytes", "arithmetic_intensity", "mfu", "mbu", "roofline_fraction", "floor_latency_s",
+        "ceiling_tok_s", "mfu_datasheet", "mbu_datasheet",
+    )  # fmt: skip
     return {
         name: over_processes(columns[name]) if columns[name] else Value(value=None, why=_ABSENT[name])
         for name in (*names, "memory_peak_b", "prepare_s", "observer_share", *_AUDITED)
     }
 
 
-def _joined(trial: Trial, latency: float) -> dict[str, float | None]:
+def _joined(trial: Trial, latency: float, datasheet: Datasheet | None) -> dict[str, float | None]:
     flops, moved, floor = (_number(trial, name) for name in ("model_flops", "model_bytes", "floor_s"))
     peaks = [peak for peak in (trial.calibration_before, trial.calibration_after) if peak is not None]
     flop_s = max((peak.matmul_flop_s for peak in peaks), default=None)
     byte_s = max((peak.read_b_s for peak in peaks), default=None)
+    stated_flop_s = None if datasheet is None else datasheet.matmul_flop_s.get(trial.cell.dtype)
+    stated_byte_s = None if datasheet is None else datasheet.memory_b_s
+    tokens = median(sample.output_tokens for sample in trial.counted())
+    floor = floor if peaks else None
     unit = _number(trial, "observer_unit_cost_s")
     events = median(sample.observer_events for sample in trial.counted())
     return {
@@ -171,7 +188,11 @@ def _joined(trial: Trial, latency: float) -> dict[str, float | None]:
         "arithmetic_intensity": flops / moved if flops is not None and moved else None,
         "mfu": flops / latency / flop_s if flops is not None and flop_s else None,
         "mbu": moved / latency / byte_s if moved is not None and byte_s else None,
-        "roofline_fraction": floor / latency if floor is not None and peaks else None,
+        "roofline_fraction": floor / latency if floor is not None else None,
+        "floor_latency_s": floor,
+        "ceiling_tok_s": tokens / floor if floor else None,
+        "mfu_datasheet": flops / latency / stated_flop_s if flops is not None and stated_flop_s else None,
+        "mbu_datasheet": moved / latency / stated_byte_s if moved is not None and stated_byte_s else None,
         "memory_peak_b": _number(trial, "memory_peak_b"),
         "prepare_s": trial.prepare_s,
         "observer_share": None if unit is None else events * unit / latency,
