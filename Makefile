@@ -23,13 +23,20 @@ lint: $(VENV)/installed-test
 bench: $(VENV)/installed-test
 	$(BIN)/python -m pytest tests/bench/benchmarks --benchmark-only --benchmark-columns=median,iqr,rounds -s
 
-# On a machine with a GPU and its own torch: PYTHON must have it; nothing is fetched.
+# On a machine with a GPU and its own torch: PYTHON must have it; nothing is fetched. Everything goes on after a failure,
+# since device time is dear, and the exit status tells. A handful of files arrives under OUT; the run's folder is packed.
+DLMBENCH := $(PYTHON) -m dlmbench.bench.cli
 gpu:
 	$(PYTHON) -m pip install --quiet --no-deps --no-build-isolation .
 	mkdir -p "$(OUT)"
-	$(PYTHON) -m pytest -m gpu -p no:cacheprovider | tee "$(OUT)/gpu-tests.txt"
-	$(PYTHON) -m dlmbench.bench.cli run gpu --device cuda --out "$(OUT)/run"
-	$(PYTHON) -m dlmbench.bench.cli report "$(OUT)/run" --archive "$(OUT)/run.tar.gz"
+	status=0; work=$$(mktemp -d); \
+	$(PYTHON) -m pytest -m gpu -p no:cacheprovider | tee "$(OUT)/gpu-tests.txt" || status=$$?; \
+	$(DLMBENCH) doctor --json > "$(OUT)/doctor.json" || status=$$?; \
+	$(DLMBENCH) calibrate --device cuda --json > "$(OUT)/calibrate.json" || status=$$?; \
+	$(DLMBENCH) run gpu --device cuda --out "$$work/run" 2>&1 | tee "$(OUT)/run.txt" || status=$$?; \
+	$(DLMBENCH) report "$$work/run" --archive "$(OUT)/run.tar.gz" || status=$$?; \
+	cp "$$work/run/report.html" "$$work/run/summary.md" "$(OUT)/" || status=$$?; \
+	rm -rf "$$work"; exit $$status
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -59,7 +59,7 @@ def flame_figure(study: Study, folder: Path) -> Figure:
         else f"{steps_label(point)} spends {widest.width * 100:.0f} % of a profiled generation in {widest.label}.",
         caption=(
             "One generation under the torch profiler, as wide as its wall time; each box is as wide as the time spent "
-            "in it. From below: phase of the generation, kind of work, kernel or operator. White: nothing ran, or too narrow "
+            "in it. From below: phase of the generation, kind of work, kernel or operator. White: idle, or too narrow "
             f"to draw. {'' if len(shown) == len(found) else f'{len(found) - len(shown)} cells left out. '}"
         ),
         svg=sheet.save(folder / f"{NAME}.png"),

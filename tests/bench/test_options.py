@@ -33,7 +33,7 @@ def overrides(**flags: Any) -> Suite:
 
 
 def test_without_flags_the_suite_is_as_written() -> None:
-    for name in ("lesson", "quick", "standard", "ci", "gpu"):
+    for name in ("lesson", "quick", "standard", "ci", "gpu", "gpu-systems"):
         suite = load_suite(name)
         assert overridden(suite, RunOptions()) == suite
 
