@@ -177,6 +177,51 @@ def run(
 
 
 @app.command()
+def profile(
+    suite: Annotated[str, typer.Argument(help="The suite whose settings are the defaults.")] = "quick",
+    pair: Annotated[str | None, typer.Option(help="The pair.")] = None,
+    side: Annotated[str, typer.Option(help="ar, diffusion or both.")] = "both",
+    length: Annotated[int, typer.Option(min=1, help="New tokens per row, L.")] = 16,
+    steps: Annotated[str, typer.Option(help="Denoising steps, T: 4 or L/4.")] = "L/4",
+    batch: Annotated[int, typer.Option(min=1, help="Rows generated together.")] = 1,
+    prompt_length: Annotated[int, typer.Option(min=0, help="Prompt tokens per row.")] = 32,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16 or auto.")] = None,
+    engine: Annotated[str, typer.Option(help="eager, compile, cudagraph or compile+cudagraph.")] = "eager",
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads; one fewer than the cores by default.")] = None,
+    weights: Annotated[str | None, typer.Option(help="As in run.")] = None,
+    rows: Annotated[int, typer.Option(min=1, max=30, help="Kernels shown.")] = 12,
+    out: Annotated[Path | None, typer.Option(help="A new folder for the profile.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Profile one shape: kernel table, flame graph, Perfetto trace with forwards, commits and counters."""
+    from .options import RunOptions
+    from .profile_command import profile_command
+
+    options = RunOptions(
+        suite=suite,
+        pairs=_items(pair) or ("small",),
+        lengths=(length,),
+        steps=_items(steps),
+        batches=(batch,),
+        prompt_lengths=(prompt_length,),
+        dtype=dtype,
+        engines=_items(engine),
+        device=device,
+        threads=threads,
+        weights=weights,
+        processes=1,
+        out=out,
+    )
+    command = ("dlmbench", *sys.argv[1:])
+    document = profile_command(options, side, command, _console(as_json), rows=rows)
+    if as_json:
+        _print_json(document)
+    if document["ok_cells"] == 0:
+        raise typer.Exit(INVALID)
+
+
+@app.command()
 def show(
     run: Annotated[Path, typer.Argument(help="A run's folder.")],
     certificate: Annotated[bool, typer.Option("--certificate", help="The match certificates too.")] = False,

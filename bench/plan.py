@@ -218,7 +218,7 @@ def _same_weights(one: str, other: str) -> bool:
     if one == other:
         return True
     files = [(shipped_folder(name) if is_shipped(name) else Path(name)) / "model.safetensors" for name in (one, other)]
-    return all(file.is_file() for file in files) and filecmp.cmp(*files, shallow=False)
+    return all(file.is_file() for file in files) and filecmp.cmp(files[0], files[1], shallow=False)
 
 
 def own_tokenizer(pairs: Sequence[Pair]) -> str:

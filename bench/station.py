@@ -22,7 +22,7 @@ from ..models.source import Source
 from ..profiles.calibration import Calibrator
 from ..profiles.clocks import clock_for
 from ..profiles.environment import git_state, read_variables
-from ..profiles.memory import read_peak_b, read_resident_b, reset_peak
+from ..profiles.memory import read_peak_b, reset_peak
 from ..profiles.observer import unit_cost_s
 from ..profiles.record import Cell, TextQuality, Value, WorkerInfo
 from .judge import Judge
@@ -52,7 +52,6 @@ class Worker:
         self._held_out: dict[str, Value] | None = None
         self._judged: dict[str, TextQuality] = {}
         self._meter: EnergyMeter | None = None
-        self._baseline_b: int | None = None
 
     def load(
         self,
@@ -79,7 +78,6 @@ class Worker:
             # Events, captures and memory statistics belong to the current device, whatever device a tensor is on.
             torch.cuda.set_device(device)
         torch.set_num_threads(threads)
-        self._baseline_b = 0 if device.startswith("cuda") else read_resident_b()
         self._device = device
         self._clock = clock_for(device)
         shape = network_config(config)
@@ -177,7 +175,7 @@ class Worker:
         from .replay import observe  # the profiler, which no timed sample needs
 
         file = None if trace is None else Path(trace)
-        found = observe(self._cells[id], counted, baseline_b=self._baseline_b, trace_file=file)
+        found = observe(self._cells[id], counted, trace_file=file)
         return {"hardware": found.model_dump()}
 
     def fill(self, *, id: str, window_s: float) -> dict[str, Any]:
@@ -195,15 +193,6 @@ class Worker:
         if self._meter.why is not None:
             return {"window": None, "telemetry": None, "why": self._meter.why}
         return {"window": None, "telemetry": self._meter.watch(opened, window_s).model_dump(), "why": None}
-
-    def peaks(self, *, device: str, dtypes: list[str], threads: int) -> dict[str, Any]:
-        """Measure what the device reaches at the sizes that suit it; needs nothing loaded."""
-        torch.set_num_threads(threads)
-        if device.startswith("cuda"):
-            torch.cuda.set_device(device)
-        from ..profiles.peaks import measure_peaks
-
-        return {"peaks": measure_peaks(device, dtypes, clock_for(device)).model_dump()}
 
     def calibrate(self, *, dtype: str) -> dict[str, Any]:
         """Measure this device's matrix-product and read rates now."""
@@ -233,7 +222,6 @@ _OPERATIONS = (
     "close",
     "observe",
     "fill",
-    "peaks",
     "calibrate",
     "release",
 )

@@ -158,6 +158,7 @@ class Suite(BaseModel):
     at most. `studies`: also what needs no cell (the lesson's sentence, tasks, infilling, likelihood), once a pair.
     `hardware`: replay each cell once under the torch profiler and, where energy or device counters can be read, back to
     back for `window_s` seconds, all in the first process; `traces`: keep each profile as a Perfetto trace.
+    `extrapolate`: the report says what a line through three or more T predicts for T = L.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -178,6 +179,7 @@ class Suite(BaseModel):
     hardware: bool = Field(default=False, strict=True)
     window_s: PositiveReal = 2.0
     traces: bool = Field(default=False, strict=True)
+    extrapolate: bool = Field(default=False, strict=True)
     seed: int = Field(default=0, ge=0, lt=2**63, strict=True)
     grid: tuple[Grid, ...] = Field(min_length=1)
 

@@ -9,12 +9,11 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from .. import InputError
 from ..models.pairs import Pair
 from ..models.plugins import side_of
-from ..profiles.gpus import NoGpuError
 from ..profiles.record import Cell, Reason, Status, Trial, WorkerInfo
 from ..profiles.store import append_trials, read_studies, write_studies
 from ..profiles.studies import Studies
@@ -22,10 +21,7 @@ from .handle import WorkerFailedError, WorkerHandle
 from .pairing import Crew, PairingRun, Watcher
 from .suites import Pairing, Suite
 
-if TYPE_CHECKING:
-    from ..profiles.telemetry_client import TelemetryProcess
-
-_IDLE_S = 1.0
+_NO_COUNTERS = "this version does not sample NVML through a run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,26 +62,6 @@ class _Staff:
     handles: dict[str, WorkerHandle] = field(default_factory=dict)
     infos: dict[str, WorkerInfo] = field(default_factory=dict)
     device_name: str = ""
-    meter: TelemetryProcess | None = None
-    no_meter: str | None = None
-
-    def watch(self, uuid: str | None) -> None:
-        """Sample the GPU's counters in a process of their own from now on, or remember why that cannot be."""
-        if self.meter is None and self.no_meter is None and self.job.device.startswith("cuda"):
-            from ..profiles.telemetry_client import TelemetryProcess
-
-            index = int(self.job.device.partition(":")[2] or 0)
-            try:
-                self.meter = TelemetryProcess.start(torch_uuid=uuid, index=index)
-            except NoGpuError as error:
-                self.no_meter = str(error)
-                return
-            # All workers wait for a request: what the device draws now is what it draws idle.
-            begin = time.monotonic()
-            time.sleep(_IDLE_S)
-            self.meter.idle(begin_s=begin, end_s=time.monotonic())
-        if self.meter is not None:
-            self.meter.own([handle.pid for handle in self.handles.values()])
 
     def crew(self, pairing: Pairing, process: int) -> Crew:
         """The workers that this pairing needs, reused where they fit, started side by side where not."""
@@ -98,16 +74,13 @@ class _Staff:
             self.loaded = wanted
             for name in names:
                 self._start(name)
-            uuids = [self._ready(name) for name in names]
-            if self.job.suite.hardware:
-                self.watch(uuids[0])
+            for name in names:
+                self._ready(name)
 
         def replace(name: str) -> None:
             self.handles.pop(name).end()
             self._start(name)
             self._ready(name)
-            if self.meter is not None:
-                self.meter.own([handle.pid for handle in self.handles.values()])
 
         return Crew(workers=self.handles, infos=self.infos, replace=replace)
 
@@ -144,13 +117,10 @@ class _Staff:
             judge=job.judge,
         )
 
-    def _ready(self, name: str) -> str | None:
-        """Wait for a worker to have loaded; returns the device's own name, where it has one."""
+    def _ready(self, name: str) -> None:
         reply = self.handles[name].receive(self.job.suite.hang_s)
         self.infos[name] = WorkerInfo.model_validate(reply["info"])
         self.device_name = reply["device_name"]
-        uuid: str | None = reply.get("device_uuid")
-        return uuid
 
     def end(self) -> None:
         for handle in self.handles.values():
@@ -162,11 +132,6 @@ class _Staff:
             handle.kill()
         self.handles.clear()
         self.loaded = None
-
-    def close(self) -> None:
-        """End the sampling of the device's counters."""
-        if self.meter is not None:
-            self.meter.close()
 
 
 class SweepWatcher(Watcher, Protocol):
@@ -195,7 +160,7 @@ def sweep(job: Job, watcher: SweepWatcher) -> str:
                     crew = staff.crew(part, process)
                     measured = PairingRun(
                         job.suite, part, process, crew, watcher, started,
-                        meter=staff.meter, no_meter=staff.no_meter,
+                        no_meter=_NO_COUNTERS if job.device.startswith("cuda") else None,
                         traces=job.folder / "traces" if job.suite.traces else None,
                     ).measure()  # fmt: skip
                 except WorkerFailedError as error:
@@ -215,8 +180,6 @@ def sweep(job: Job, watcher: SweepWatcher) -> str:
     except BaseException:
         staff.kill()
         raise
-    finally:
-        staff.close()
     return staff.device_name
 
 

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 
-_RESIDENT = re.compile(r"^VmRSS:\s+(\d+) kB", re.MULTILINE)
 _PEAK = re.compile(r"^VmHWM:\s+(\d+) kB", re.MULTILINE)
 
 
@@ -32,15 +31,6 @@ def read_peak_b(device: str, proc: Path = Path("/proc/self"), *, captured: bool 
         return int(torch.cuda.max_memory_reserved() if captured else torch.cuda.max_memory_allocated())
     try:
         match = _PEAK.search((proc / "status").read_text())
-    except OSError:
-        return None
-    return None if match is None else int(match[1]) * 1024
-
-
-def read_resident_b(proc: Path = Path("/proc/self")) -> int | None:
-    """Resident size of this process now, in bytes; None where the system does not tell."""
-    try:
-        match = _RESIDENT.search((proc / "status").read_text())
     except OSError:
         return None
     return None if match is None else int(match[1]) * 1024

@@ -20,7 +20,7 @@ from .study import Study, steps_label
 
 NAME, TITLE = "flame", "Where one generation spends its time"
 MAX_PANELS = 4
-_MARGINS = (10, 34, 10, 30)
+_MARGINS = (14, 34, 30, 30)
 _ROLE: dict[str, str] = {name: name for name in CATEGORIES} | {"sampling": "sampler"}
 _DEPTH = 4
 _CHARACTER = 5.2  # points that a character of a label takes
@@ -110,8 +110,9 @@ def _draw(axes: Axes, title: str, found: list[Box], kernels: KernelProfile) -> N
         room = int(box.width * inner / _CHARACTER)
         if room >= 4:
             label = box.label if len(box.label) <= room else f"{box.label[: room - 1]}…"
+            ink = LIGHT["ink" if box.depth == 0 or box.role == "other" else "paper"]
             axes.text(box.left + box.width / 2, box.depth + 0.47, label, ha="center", va="center", fontsize=8,
-                      color=LIGHT["ink"], clip_on=True)  # fmt: skip
+                      color=ink, clip_on=True)  # fmt: skip
     axes.set_xlim(0, 1)
     axes.set_ylim(0, max((box.depth for box in found), default=0) + 1.05)
     axes.set_yticks([])

@@ -9,6 +9,7 @@ from ..profiles.store import StoredRun
 from .fig_blocks import blocks_figure
 from .fig_crossover import crossover_figure
 from .fig_energy import energy_figure
+from .fig_flame import flame_figure
 from .fig_kernels import kernels_figure
 from .fig_memory import memory_figure
 from .fig_pareto import pareto_figure
@@ -41,6 +42,7 @@ DRAWN = (
     power_figure,
     energy_figure,
     kernels_figure,
+    flame_figure,
     memory_figure,
     sentence_figure,
     tasks_figure,

@@ -20,6 +20,9 @@ from markupsafe import Markup
 
 from ..profiles.record import CertificateRow
 from ..profiles.store import StoredRun, replace_file
+from .extrapolation import HEADERS as EXTRAPOLATION_HEADERS
+from .extrapolation import NOTE as EXTRAPOLATION_NOTE
+from .extrapolation import extrapolations
 from .format import format_number, shown_unit
 from .hardware_rows import PEAK_HEADERS, hardware_section
 from .headline import headline
@@ -60,6 +63,8 @@ def render(stored: StoredRun, figures: Sequence[Figure]) -> str:
             tradeoffs=[(pair, claims) for pair in pairs if (claims := tradeoffs(study, pair))],
             figures=[(figure, Markup(figure.svg)) for figure in figures],  # built element by element: plotting.themed
             hardware=hardware_section(stored),
+            extrapolated=[one.row for one in extrapolations(stored)],
+            extrapolation=(EXTRAPOLATION_HEADERS, EXTRAPOLATION_NOTE),
             peak_headers=PEAK_HEADERS,
             columns=[(metric, shown_unit(metric.name)) for metric in column_metrics()],
             results=[(pair, rows := result_rows(stored, pair), missing_reasons(rows)) for pair in pairs],

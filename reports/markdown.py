@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from ..profiles.record import PairRecord
 from ..profiles.store import StoredRun, replace_file
+from .extrapolation import HEADERS, NOTE, extrapolations
 from .hardware_rows import PEAK_HEADERS, HardwareTable, hardware_section
 from .plain import plain
 from .rows import DEFINITIONS, headlines, pair_names, results, run_facts, unmeasured
@@ -46,6 +47,7 @@ def write_summary(stored: StoredRun, path: Path) -> None:
         lines += [f"## Results: {escape(name)}", "", *_results(stored, name), ""]
         lines += _tradeoffs(stored, name)
     lines += _hardware(stored)
+    lines += _extrapolated(stored)
     lines += _section("## Cells without a valid result", _unmeasured(stored))
     lines += _section("## Warnings", [f"- {escape(warning)}" for warning in stored.run.warnings])
     for pair in stored.run.pairs:
@@ -96,6 +98,13 @@ def _hardware(stored: StoredRun) -> list[str]:
         lines += [*_table(PEAK_HEADERS, [map(escape, row) for row in section.peaks], numbers=True), ""]
     lines += [f"- {escape(note)}" for note in section.notes if section]
     return _section("## What the hardware did", lines)
+
+
+def _extrapolated(stored: StoredRun) -> list[str]:
+    rows = [one.row for one in extrapolations(stored)]
+    if not rows:
+        return []
+    return _section("## Extrapolated", [*_table(HEADERS, [map(escape, row) for row in rows]), "", NOTE])
 
 
 def _hardware_table(table: HardwareTable) -> list[str]:

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from ..profiles.record import CertificateRow, PairRecord
 from ..profiles.store import StoredRun
+from .extrapolation import HEADERS, NOTE, extrapolations
 from .format import MISSING, format_number
 from .grid import GAP, GridColumn, draw, natural_width
 from .hardware_rows import PEAK_HEADERS, HardwareTable, hardware_section
@@ -74,6 +75,7 @@ def show_run(stored: StoredRun, console: Console) -> None:
         if name in certificates:
             console.print(Text(_match(certificates[name])))
     _hardware(stored, console)
+    _extrapolated(stored, console)
     _unmeasured(stored, console)
     console.print()
     console.print(Text(DEFINITIONS, style="dim"))
@@ -215,6 +217,15 @@ def _hardware(stored: StoredRun, console: Console) -> None:
         console.print(Text("what the device can do", style="bold"))
         columns = [GridColumn(PEAK_HEADERS[0], words=True), *(GridColumn(header) for header in PEAK_HEADERS[1:])]
         draw(console, columns, [[Text(cell) for cell in row] for row in section.peaks], note="\n".join(section.notes))
+
+
+def _extrapolated(stored: StoredRun, console: Console) -> None:
+    rows = [one.row for one in extrapolations(stored)]
+    if rows:
+        console.print()
+        console.print(Text("extrapolated to T = L", style="bold"))
+        columns = [GridColumn(HEADERS[0], words=True), *(GridColumn(header) for header in HEADERS[1:])]
+        draw(console, columns, [[Text(cell) for cell in row] for row in rows], note=NOTE)
 
 
 def _hardware_table(table: HardwareTable, console: Console) -> None:

@@ -294,7 +294,9 @@ def test_cells_that_no_sampler_can_run_are_refused(grid: dict[str, Any], words: 
     "name", ["nosuch", "", "../suites/quick", "..", "/etc/passwd", "..\\quick", "quick.tom", "QUICK"]
 )
 def test_an_unknown_or_path_like_name_is_refused_with_the_names_that_exist(name: str) -> None:
-    with pytest.raises(InputError, match="choose from ci, continuum, gpu, gpu-systems, lesson, quick, schedules, standard"):
+    with pytest.raises(
+        InputError, match="choose from ci, continuum, gpu, gpu-systems, lesson, quick, schedules, standard"
+    ):
         load_suite(name)
 
 

@@ -23,7 +23,7 @@ from dlmbench.reports.palette import DARK, LIGHT
 from dlmbench.reports.plotting import Figure, Sheet, style, themed
 from dlmbench.reports.study import Study, spread
 
-UNRECORDED = ("pareto", "sentence", "tasks", "power", "energy", "kernels", "memory")
+UNRECORDED = ("pareto", "sentence", "tasks", "power", "energy", "kernels", "flame", "memory")
 Synthetic = Callable[..., StoredRun]
 HOSTILE = "<script>alert(1)</script></svg>\"'$\\frac$ \x1b[31mred\u202e"
 

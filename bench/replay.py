@@ -1,0 +1,152 @@
+"""Replays of an open cell: once under the torch profiler, then back to back while the device's counters watch.
+
+Nothing here is a timed sample: replays have prompts and seeds of their own, and what they show is kept apart.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ..profiles.annotated import Annotated
+from ..profiles.hardware import Hardware, KernelProfile, Stack, Telemetry
+from ..profiles.kernels import Profiled, kernel_profile, profiled
+from ..profiles.observer import Trace
+from ..profiles.perfetto import perfetto_trace
+from ..profiles.rapl import Rapl, rapl_telemetry
+from ..profiles.record import Timeline
+from ..profiles.reduction import timeline
+from .opened import OpenCell
+
+# Replays take prompts from a range that neither timed samples nor warm-up use.
+_PROMPT = 1 << 25
+# An eager forward is some twenty operators a layer; beyond this many layers the profile takes minutes to read.
+_MOST_LAYERS = 20_000
+_STACKS = 80
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Replays back to back: [begin_s, end_s) on the system's monotonic clock, and what was generated meanwhile."""
+
+    begin_s: float
+    end_s: float
+    generations: int
+    output_tokens: int
+
+
+def fill_window(opened: OpenCell, seconds: float) -> Window:
+    """Generate for at least `seconds`, one generation at least."""
+    generations = tokens = 0
+    begin = end = time.monotonic()
+    while not generations or end - begin < seconds:
+        _, out = opened.generate(_PROMPT + generations, seed=generations)
+        generations += 1
+        tokens += int(out.numel())
+        end = time.monotonic()
+    return Window(begin, end, generations, tokens)
+
+
+@dataclass(slots=True)
+class EnergyMeter:
+    """The processor's own energy counters (RAPL), or `why` they cannot be read."""
+
+    why: str | None
+    _rapl: Rapl | None = None
+    _idle_w: float | None = None
+
+    @classmethod
+    def open(cls) -> EnergyMeter:
+        """The counters of this machine."""
+        found = Rapl.open()
+        return cls(why=found) if isinstance(found, str) else cls(why=None, _rapl=found)
+
+    def watch(self, opened: OpenCell, seconds: float) -> Telemetry:
+        """Fill a window between two readings; before the first one, read what the idle machine draws."""
+        rapl = self._rapl
+        assert rapl is not None
+        if self._idle_w is None:
+            self._idle_w = _idle_power_w(rapl, min(seconds, 1.0))
+        before = rapl.read()
+        window = fill_window(opened, seconds)
+        return rapl_telemetry(
+            rapl.joules(before, rapl.read()),
+            window.end_s - window.begin_s,
+            generations=window.generations,
+            output_tokens=window.output_tokens,
+            idle_power_w=self._idle_w,
+        )
+
+
+def _idle_power_w(rapl: Rapl, seconds: float) -> float | None:
+    """Power with nothing of ours running, in watts; None where the counter did not move."""
+    before, begin = rapl.read(), time.monotonic()
+    time.sleep(seconds)
+    joules = rapl.joules(before, rapl.read())
+    return joules / (time.monotonic() - begin) if joules else None
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """One generation under the profiler: what ran, what was announced, and how many tokens came out."""
+
+    profiled: Profiled
+    trace: Trace
+    timeline: Timeline
+    output_tokens: int
+
+
+def replay_profiled(opened: OpenCell) -> Replay:
+    """Generate once under the torch profiler, with forwards and writes as regions of the profile."""
+    observer = Annotated(opened.recorder)
+    # The profiler's own first use costs milliseconds that belong to no generation.
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]):
+        pass
+    (trace, tokens), seen = profiled(lambda: opened.generate(_PROMPT, 0, observer), opened.context.device)
+    return Replay(seen, trace, timeline(trace, -1, opened.cell.length), int(tokens.numel()))
+
+
+def observe(opened: OpenCell, counted: Collection[int], *, trace_file: Path | None) -> Hardware:
+    """Kernels of a cell whose samples `counted` are taken; also its trace, if a file is given for it."""
+    missing = {"memory": "not split in this version"}
+    kernels = None
+    typical = opened.typical(counted)
+    layers = opened.context.config.num_hidden_layers
+    if typical is None:
+        missing["kernels"] = "no timed sample to compare a profiled one with"
+    elif opened.cell.engine == "eager" and typical[0].nfe * layers > _MOST_LAYERS:
+        missing["kernels"] = (
+            f"{typical[0].nfe} forwards of {layers} layers are too many operators for one profile; "
+            "`dlmbench profile` with a shorter L shows them"
+        )
+    else:
+        kernels = _kernels(opened, typical[0].latency_s, trace_file)
+    return Hardware(kernels=kernels, missing=missing)
+
+
+def _kernels(opened: OpenCell, latency_s: float, trace_file: Path | None) -> KernelProfile:
+    replay = replay_profiled(opened)
+    found = kernel_profile(
+        replay.profiled,
+        device="cuda" if opened.context.device.startswith("cuda") else "cpu",
+        output_tokens=replay.output_tokens,
+        forwards=len(replay.trace.forwards),
+        median_latency_s=latency_s,
+    )
+    if trace_file is not None:
+        trace_file.parent.mkdir(parents=True, exist_ok=True)
+        perfetto_trace(
+            trace_file,
+            profiled=replay.profiled,
+            timeline=replay.timeline,
+            telemetry=None,
+            telemetry_offset_s=0.0,
+            title=opened.cell.key,
+            metadata={"cell": opened.cell.key, "latency_s": latency_s, "overhead": found.overhead},
+        )
+    stacks = sorted(replay.profiled.stacks(), key=lambda stack: -stack[1])[:_STACKS]
+    return found.model_copy(update={"stacks": tuple(Stack(path=path, seconds=seconds) for path, seconds in stacks)})
