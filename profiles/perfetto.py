@@ -382,7 +382,7 @@ def _check_nesting(spans: Iterable[tuple[int, int]], where: str) -> None:
             around.pop()
         if around and end > around[-1][1]:
             raise InputError(
-                f"{where}: a span [{begin}, {end}) ns crosses [{around[-1][0]}, {around[-1][1]}) ns, in which it does not lie"
+                f"{where}: a span [{begin}, {end}) ns crosses the end of [{around[-1][0]}, {around[-1][1]}) ns"
             )
         around.append((begin, end))
 
