@@ -1,7 +1,9 @@
-"""Checks of the processors: clocks, who else runs, threads against cores, virtual machines and containers."""
+"""Checks of the processors: clocks, power, heat, who else runs, virtual machines."""
 
 from __future__ import annotations
 
+from .check_remedies import busiest, on_host, run_with
+from .check_threads import check_threads
 from .finding import (
     Document,
     Finding,
@@ -17,6 +19,8 @@ from .finding import (
 
 # A policy that forbids the top tenth of the clock is a setting, not the rounding between two ways to state a maximum.
 _CAPPED = 0.9
+# Firmware states the rated power to a watt or so.
+_POWER_CAPPED = 0.95
 # All-core turbo of large server parts is legitimately a quarter below the single-core figure.
 _SLOW = 0.7
 # A load of half a processor is a desktop at rest.
@@ -32,13 +36,13 @@ def check_cpu(environment: Document, live: Document, threads: int | None) -> Fin
     """Everything about processors. `threads`: how many a run would use; None: what it would choose itself."""
     yield from _governor(environment)
     yield from _frequency(environment, live)
+    yield from _boost(environment)
+    yield from _power(environment)
     yield from _load(environment, threads)
     yield from _others(environment, live, threads)
-    yield from _threads(environment, threads)
-    yield from _affinity(environment)
-    yield from _quota(environment)
+    yield from check_threads(environment, threads)
     yield from _virtual(environment, live)
-    yield from _heat(live)
+    yield from _heat(environment, live, threads)
     yield from _clock(environment)
 
 
@@ -51,23 +55,28 @@ def _governor(environment: Document) -> Findings:
             "info",
             subject,
             "not readable here (usual in a virtual machine)",
-            "the host decides the clock: a change of it during a run cannot be seen, only the spread that it causes",
-            "trust the interleaved comparison more than one side's absolute time",
+            "the host decides the clock: a change during a run cannot be seen, only the spread of latency_s it causes",
+            "no command reaches it from here: trust speedup (interleaved) more than one side's latency_s",
         )
     elif governor == "performance":
         yield Finding(code, "ok", subject, "performance")
     else:
         lowest = governor == "powersave" and driver not in ("intel_pstate", "amd-pstate-epp", "amd_pstate_epp")
+        preference = look(environment, "cpu.frequency.energy_preference")
+        least, top = number(environment, "cpu.frequency.min_mhz"), number(environment, "cpu.frequency.max_mhz")
+        times = f" (up to {top / least:.1f} times)" if least and top else ""
         yield Finding(
             code,
             "warning",
             subject,
-            f"{governor} (driver {driver or 'unknown'})",
-            "the clock stays at its lowest"
+            f"{governor} (driver {driver or 'unknown'}"
+            + (f", energy preference {preference})" if isinstance(preference, str) else ")"),
+            f"the clock stays at its lowest: latency_s of compute-bound forwards (denoising) is longer{times}, of "
+            "memory-bound ones (decoding) less"
             if lowest
-            else "the clock follows the load: a sample that begins after a wait starts slow, so that short generations "
-            "suffer more than long ones",
-            "sudo cpupower frequency-set --governor performance",
+            else f"the clock follows the load: a sample that begins after a wait starts slow{times}: ttft_s and "
+            "latency_s of short generations suffer more than those of long ones",
+            on_host(environment, "sudo cpupower frequency-set --governor performance"),
         )
 
 
@@ -83,9 +92,11 @@ def _frequency(environment: Document, live: Document) -> Findings:
             "warning",
             subject,
             f"limited to {limit:.0f} of {top:.0f} MHz",
-            "all times are longer than this machine needs, compute-bound forwards (denoising) more than memory-bound "
-            "ones (decoding)",
-            f"sudo cpupower frequency-set --max {top:.0f}MHz",
+            f"compute-bound forwards (denoising) take up to {top / limit:.2f} times as long, memory-bound ones "
+            "(decoding) less: speedup falls"
+            if limit > 0
+            else "latency_s is longer than this machine needs",
+            on_host(environment, f"sudo cpupower frequency-set --max {top:.0f}MHz"),
         )
     elif busy is not None and busy < _SLOW * top:
         yield Finding(
@@ -93,11 +104,48 @@ def _frequency(environment: Document, live: Document) -> Findings:
             "warning",
             subject,
             f"{busy:.0f} of {top:.0f} MHz while a processor was kept busy",
-            "heat, a power limit or other processes hold the clock down; times depend on what ran before",
-            "let the machine cool and stop other work, then run `dlmbench doctor` again",
+            "heat, a power limit or other processes hold the clock down: latency_s is longer, and depends on what ran "
+            "before",
+            "let the machine cool and stop other work, then look again: dlmbench doctor",
         )
     elif busy is not None:
         yield Finding(code, "ok", subject, f"{busy:.0f} of {top:.0f} MHz under load")
+
+
+def _boost(environment: Document) -> Findings:
+    if look(environment, "cpu.frequency.boost") is not False:
+        return
+    driver = look(environment, "cpu.frequency.driver")
+    intel = isinstance(driver, str) and driver.startswith("intel")
+    switch = "0 | sudo tee /sys/devices/system/cpu/intel_pstate/no_turbo"
+    yield Finding(
+        "cpu.boost",
+        "info",
+        "boost (turbo)",
+        "off",
+        "latency_s is steadier, and longer by the boost, most for compute-bound forwards (denoising): compare only "
+        "with runs that had it off as well",
+        "to have the machine's best: "
+        + on_host(environment, f"echo {switch if intel else '1 | sudo tee /sys/devices/system/cpu/cpufreq/boost'}"),
+    )
+
+
+def _power(environment: Document) -> Findings:
+    limit, rated = number(environment, "cpu.power.limit_w"), number(environment, "cpu.power.rated_w")
+    if limit is None or rated is None or limit >= _POWER_CAPPED * rated:
+        return
+    yield Finding(
+        "cpu.power_limit",
+        "warning",
+        "processor's power limit",
+        f"{limit:.0f} W, rated {rated:.0f} W",
+        "the clock falls once the limit is reached, which compute-bound forwards (denoising) do before memory-bound "
+        "ones (decoding): speedup falls",
+        on_host(
+            environment,
+            f"echo {rated * 1e6:.0f} | sudo tee /sys/class/powercap/intel-rapl:?/constraint_0_power_limit_uw",
+        ),
+    )
 
 
 def _load(environment: Document, threads: int | None) -> Findings:
@@ -115,8 +163,8 @@ def _load(environment: Document, threads: int | None) -> Findings:
             subject,
             f"{load:.1f} over the last minute; {threads_text(wanted)} would leave {cores_text(free)} "
             f"of {cores_text(cores)} processors free",
-            "threads wait for a processor at every barrier: one busy neighbour can slow a forward several times over",
-            "stop other work and wait a minute, or measure with fewer threads",
+            "threads wait for a processor at every barrier: one busy neighbour can multiply latency_s",
+            _make_room(cores - load, wanted),
         )
     else:
         yield Finding(code, "ok", subject, f"{load:.1f} on {cores_text(cores)} processors")
@@ -138,8 +186,8 @@ def _others(environment: Document, live: Document, threads: int | None) -> Findi
             subject,
             message,
             f"more than the {cores_text(max(0.0, cores - wanted))} left free by {threads_text(wanted)}: "
-            "samples will be discarded",
-            "stop them, or measure with fewer threads",
+            "latency_s grows, and samples are discarded",
+            _make_room(cores - foreign, wanted),
         )
     elif foreign > _BUSY:
         yield Finding(
@@ -147,103 +195,18 @@ def _others(environment: Document, live: Document, threads: int | None) -> Findi
             "info",
             subject,
             message,
-            "they fit on the processors left free, but share caches and memory bandwidth",
-            "stop them for figures to publish",
+            "they fit on the processors left free, but share caches and memory bandwidth: memory-bound forwards "
+            "(decoding) take longer",
+            f"stop them for figures to publish; to name them: {busiest()}",
         )
     else:
         yield Finding(code, "ok", subject, "none busy")
 
 
-def _threads(environment: Document, threads: int | None) -> Findings:
-    cores, physical = usable_cores(environment), number(environment, "cpu.usable_physical_cores")
-    smt = look(environment, "cpu.smt") is True
-    code, subject = "cpu.threads", "threads"
-    wanted = threads or default_threads(environment)
-    if cores is None or wanted is None:
-        return
-    if wanted > cores:
-        yield Finding(
-            code,
-            "warning",
-            subject,
-            f"{threads_text(wanted)} for {cores_text(cores)} usable processors",
-            "threads take turns and every barrier waits for the one that is not running: the times mean nothing",
-            f"measure with {threads_text(max(1, int(cores) - 1))}",
-        )
-    elif smt and physical is not None and wanted > physical:
-        yield Finding(
-            code,
-            "warning",
-            subject,
-            f"{threads_text(wanted)} on {physical:.0f} physical cores",
-            "two threads share one core's vector units: matrix products get no faster and the spread grows",
-            f"measure with {threads_text(max(1, int(physical) - 1))}",
-        )
-    elif wanted > cores - 1 and cores > 1:
-        yield Finding(
-            code,
-            "warning",
-            subject,
-            f"{threads_text(wanted)} on all {cores_text(cores)} usable processors",
-            "whatever else wakes up takes a processor from a thread that all the others wait for",
-            f"leave one free: {threads_text(max(1, int(cores) - 1))}",
-        )
-    else:
-        yield Finding(code, "ok", subject, f"{wanted} of {cores_text(cores)} usable processors")
-    if smt and physical is not None:
-        yield Finding(
-            "cpu.smt",
-            "info",
-            "simultaneous multithreading",
-            f"on: {cores_text(cores)} usable processors are {physical:.0f} physical cores",
-            "a neighbour on the other half of a core slows the thread on it without taking its processor",
-            f"use at most {threads_text(int(physical))}; off: echo off | sudo tee /sys/devices/system/cpu/smt/control",
-        )
-    fast, slow = look(environment, "cpu.performance_cores"), look(environment, "cpu.efficiency_cores")
-    if fast and slow:
-        yield Finding(
-            "cpu.hybrid",
-            "warning",
-            "two kinds of core",
-            f"fast cores {fast}, slow cores {slow}",
-            "every barrier waits for the slow cores, and where a thread runs changes from sample to sample",
-            f"taskset -c {fast} dlmbench run",
-        )
-
-
-def _affinity(environment: Document) -> Findings:
-    usable, cores = number(environment, "cpu.usable_cores"), number(environment, "cpu.logical_cores")
-    if usable is not None and cores is not None and usable < cores:
-        yield Finding(
-            "cpu.affinity",
-            "info",
-            "affinity",
-            f"this process may use {usable:.0f} of {cores:.0f} processors",
-            "figures are those of a part of the machine; the default number of threads follows the part",
-            "to use all: start dlmbench without taskset, numactl or a cpuset",
-        )
-
-
-def _quota(environment: Document) -> Findings:
-    quota = number(environment, "limits.cpu_quota_cores")
-    visible = number(environment, "cpu.usable_cores") or number(environment, "cpu.logical_cores")
-    if quota is None or visible is None:
-        return
-    if quota < visible:
-        stops = number(environment, "now.throttled_periods")
-        yield Finding(
-            "cpu.quota",
-            "warning",
-            "container's processor quota",
-            f"{cores_text(quota)} cores of {visible:.0f} visible"
-            + (f"; it has stopped this container in {stops:.0f} periods" if stops else ""),
-            "more threads than the quota are stopped together for the rest of each period (tens of ms): times jump",
-            f"measure with {threads_text(max(1, int(quota) - 1))}, or give the container a cpuset instead of a quota",
-        )
-    else:
-        yield Finding(
-            "cpu.quota", "ok", "container's processor quota", f"{cores_text(quota)} cores: not below the visible"
-        )
+def _make_room(free: float, wanted: int) -> str:
+    """Fewer threads, if that many still have a processor each; else only stopping the others helps."""
+    stop = f"stop them; to name them: {busiest()}"
+    return f"stop other work, or leave it its processors: {run_with(int(free))}" if 1 <= free < wanted else stop
 
 
 def _virtual(environment: Document, live: Document) -> Findings:
@@ -254,8 +217,9 @@ def _virtual(environment: Document, live: Document) -> Findings:
             "warning",
             "stolen time",
             f"the hypervisor took {stolen:.2f} cores away",
-            "a stolen processor stops the thread on it, whatever else is free: long tails, and samples discarded",
-            "measure when the host is quieter, or on a dedicated machine",
+            "a stolen processor stops the thread on it, whatever else is free: latency_s gets a long tail, and samples "
+            "are discarded",
+            "no command here helps: measure when the host is quieter, or on a dedicated machine",
         )
     if look(environment, "cpu.hypervisor.present") is True:
         kind = look(environment, "cpu.hypervisor.kind")
@@ -265,25 +229,30 @@ def _virtual(environment: Document, live: Document) -> Findings:
             "virtual machine",
             f"yes{f' ({kind})' if kind else ''}"
             + (f"; {stolen:.2f} cores stolen" if stolen is not None and stolen <= _STOLEN else ""),
-            "neighbours on the host share caches, memory bandwidth and clock unseen",
-            "compare only sides that alternated in the same run; repeat on another day before publishing",
+            "neighbours on the host share caches, memory bandwidth and clock unseen: latency_s drifts by the hour, "
+            "speedup (interleaved) less",
+            "no command here helps: compare only sides that alternated in one run, and repeat on another day",
         )
 
 
-def _heat(live: Document) -> Findings:
+def _heat(environment: Document, live: Document, threads: int | None) -> Findings:
     events = number(live, "thermal_throttle_events")
     hottest, limit = number(live, "temperature.celsius"), number(live, "temperature.critical_celsius")
     near = hottest is not None and hottest >= (limit - 10 if limit else 90)
     code, subject = "cpu.temperature", "processor temperature"
+    wanted = threads or default_threads(environment) or 1
     if events or near:
         shown = f"{hottest:.0f} °C" if hottest is not None else "not readable"
         yield Finding(
             code,
             "warning",
             subject,
-            shown + (f" (critical at {limit:.0f} °C)" if limit else "") + ("; throttling now" if events else ""),
-            "the clock falls as the machine warms: whichever side is measured later looks slower",
-            "let it cool, clear the air inlets, or measure with fewer threads",
+            shown
+            + (f" (critical at {limit:.0f} °C)" if limit else "")
+            + (f"; slowed {events:.0f} times within a second" if events else ""),
+            "the clock falls as the machine warms: whichever side is measured later has the longer latency_s",
+            "let it cool and clear the air inlets (no command can)"
+            + (f", or make less heat: {run_with(wanted // 2)}" if wanted > 1 else ""),
         )
     elif hottest is not None:
         yield Finding(code, "ok", subject, f"{hottest:.0f} °C")
@@ -297,6 +266,9 @@ def _clock(environment: Document) -> Findings:
             "warning",
             "clock source",
             source,
-            "each reading of the clock is a system call of about a microsecond: the observer's cost grows",
-            "echo tsc | sudo tee /sys/devices/system/clocksource/clocksource0/current_clocksource",
+            "each reading of the clock is a system call of about a microsecond: the observer's cost is in latency_s, "
+            "most where steps are short (decoding)",
+            on_host(
+                environment, "echo tsc | sudo tee /sys/devices/system/clocksource/clocksource0/current_clocksource"
+            ),
         )

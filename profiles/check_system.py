@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+from .check_remedies import in_container, on_host
 from .finding import Document, Finding, Findings, look, number, size
 
 _LOW_MEMORY_B = 2 << 30  # two workers with torch loaded take about 1 GiB before any weights
@@ -37,13 +40,14 @@ def _memory(environment: Document) -> Findings:
     total, available = number(environment, "memory.total_b"), number(environment, "now.memory_available_b")
     limit = number(environment, "limits.memory_limit_b")
     if limit is not None and total is not None and limit < total:
+        more = math.ceil(2 * limit / (1 << 30))
         yield Finding(
             "memory.limit",
             "warning" if limit < 2 * _LOW_MEMORY_B else "info",
             "container's memory limit",
             f"{size(limit)} of {size(total)}",
             "a cell that needs more is killed, and is recorded as failed",
-            "measure smaller shapes, or start the container with a higher limit",
+            f"measure smaller shapes, or start it with more: docker run --memory {more}g IMAGE",
         )
     if total is None or available is None:
         return
@@ -54,7 +58,7 @@ def _memory(environment: Document) -> Findings:
             "free memory",
             f"{size(available)} of {size(total)}",
             "two workers may not fit: cells fail, or the kernel frees pages (weights among them) while samples run",
-            "close other programs, or measure a smaller pair",
+            "measure a smaller pair, or close the largest programs; to name them: ps -eo rss,pid,comm --sort=-rss",
         )
     else:
         yield Finding("memory.available", "ok", "free memory", f"{size(available)} of {size(total)}")
@@ -69,8 +73,8 @@ def _swap(environment: Document) -> Findings:
         "warning" if used > _SWAP_SHARE * total else "info",
         "swap",
         f"{size(used)} in use",
-        "a weight that was swapped out is read from disk: a sample thousands of times too long",
-        "free memory, then: sudo swapoff -a && sudo swapon -a",
+        "a weight that was swapped out is read from disk: that sample's latency_s is up to thousands of times longer",
+        f"free memory, then: {on_host(environment, 'sudo swapoff -a && sudo swapon -a')}",
     )
 
 
@@ -86,7 +90,7 @@ def _huge_pages(environment: Document) -> Findings:
             subject,
             "madvise: only for programs that ask",
             "large weights lie on 4 KiB pages: every read of them costs both sides more address translations",
-            "export THP_MEM_ALLOC_ENABLE=1 (torch then asks); the same for every run that is compared",
+            "torch asks, in every run that is compared, after: export THP_MEM_ALLOC_ENABLE=1",
         )
     elif policy == "never":
         yield Finding(
@@ -95,7 +99,8 @@ def _huge_pages(environment: Document) -> Findings:
             subject,
             "never",
             "large weights lie on 4 KiB pages: every read of them costs both sides more address translations",
-            "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled; export THP_MEM_ALLOC_ENABLE=1",
+            f"export THP_MEM_ALLOC_ENABLE=1, and {'on the host' if in_container(environment) else 'here'}: "
+            "echo madvise | sudo tee /sys/kernel/mm/transparent_hugepage/enabled",
         )
 
 
@@ -106,8 +111,8 @@ def _battery(live: Document) -> Findings:
             "warning",
             "power supply",
             "running on battery",
-            "firmware caps power, and lowers the cap as the battery drains: times drift",
-            "plug the machine in",
+            "firmware caps power, and lowers the cap as the battery drains: latency_s drifts upwards",
+            "plug the machine in (no command can)",
         )
 
 
@@ -142,7 +147,7 @@ def _compiler(environment: Document, live: Document) -> Findings:
         "C++ compiler",
         f"{wanted} (from CXX) is not on PATH" if wanted else "no g++ on PATH",
         "the engine `compile` needs it: its cells fail, and each side's fastest engine may be missing",
-        "install one (Debian, Ubuntu: sudo apt install g++), or set CXX to the one you have",
+        "let torch look for its own: unset CXX" if wanted else "Debian, Ubuntu: sudo apt install g++",
     )
 
 
@@ -154,7 +159,7 @@ def _folders(live: Document) -> Findings:
             "home folder",
             "not writable",
             "downloaded weights cannot be cached: each run fetches them again or fails",
-            "set HF_HOME to a folder that is writable",
+            "choose a folder that is writable: export HF_HOME=DIR",
         )
     if look(live, "writable.matplotlib") is False:
         yield Finding(
@@ -163,7 +168,7 @@ def _folders(live: Document) -> Findings:
             "matplotlib's folder",
             "not writable",
             "each report searches all fonts again (seconds) and warns",
-            "set MPLCONFIGDIR to a folder that is writable",
+            "choose a folder that is writable: export MPLCONFIGDIR=DIR",
         )
     state = look(live, "writable.compile_cache")
     if state is False or look(live, "compile_cache_executable") is False:
@@ -173,7 +178,7 @@ def _folders(live: Document) -> Findings:
             "torch's compile cache",
             "not writable" if state is False else "on a file system mounted noexec",
             "the engine `compile` fails, or compiles everything again in each process",
-            "set TORCHINDUCTOR_CACHE_DIR to a writable folder from which programs may run",
+            "choose a writable folder from which programs may run: export TORCHINDUCTOR_CACHE_DIR=DIR",
         )
 
 

@@ -12,6 +12,7 @@ the NVML binding; it takes a few tens of milliseconds (plus the driver's own sta
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 import re
@@ -96,6 +97,7 @@ def capture_environment(
         "python": read_python(),
         "libraries": read_libraries(),
         "torch": read_torch(sys.modules.get("torch")),
+        "torch_build": read_torch_build(),
         "variables": read_variables(os.environ if variables is None else variables),
         "git": git_state(package),
         "now": read_now(root) | read_throttling(root),
@@ -151,6 +153,24 @@ def read_torch(torch: Any | None) -> Section | None:
         except Exception:  # a build without that part
             section[name] = None
     return section
+
+
+def read_torch_build(package: Path | None = None) -> Section | None:
+    """The CUDA, ROCm and XPU versions that the installed torch was built for, from its `version.py`, unimported.
+
+    Its version's tag would say so too, but the wheels on the package index have none. None: no such file.
+    """
+    try:
+        if package is None:
+            found = importlib.util.find_spec("torch")  # a top-level name: finding it imports nothing
+            package = Path(found.origin).parent if found and found.origin else None
+        text = (package / "version.py").read_text(encoding="utf-8") if package else ""
+    except (ImportError, OSError, ValueError):
+        return None
+    built = dict(re.findall(r"^(cuda|hip|xpu)(?:\s*:[^=\n]+)?\s*=\s*(.+?)\s*$", text, re.MULTILINE))
+    if "cuda" not in built:
+        return None
+    return {name: _first(r"^['\"](.+)['\"]$", built.get(name, "")) for name in ("cuda", "hip", "xpu")}
 
 
 def read_variables(variables: Mapping[str, str]) -> dict[str, str]:

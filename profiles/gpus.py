@@ -28,7 +28,8 @@ _CLOCK_REASONS = {
 }
 _COMPUTE_MODES = {0: "default", 1: "exclusive_thread", 2: "prohibited", 3: "exclusive_process"}
 _GRAPHICS, _SM, _MEMORY = 0, 1, 2  # nvmlClockType_t
-_CORE, _SLOWDOWN = 0, 1  # nvmlTemperatureSensors_t, nvmlTemperatureThresholds_t
+_CORE, _SLOWDOWN, _MEMORY_MAX = 0, 1, 2  # nvmlTemperatureSensors_t, nvmlTemperatureThresholds_t
+_MEMORY_TEMPERATURE = 82  # NVML_FI_DEV_MEMORY_TEMP
 
 
 class NoGpuError(Exception):
@@ -94,7 +95,7 @@ def _session(nvml: Any) -> Iterator[list[Any]]:
 def _describe(nvml: Any, index: int, handle: Any) -> Section:
     memory = _try(lambda: nvml.nvmlDeviceGetMemoryInfo(handle))
     limits = _try(lambda: nvml.nvmlDeviceGetPowerManagementLimitConstraints(handle)) or (None, None)
-    ecc = _try(lambda: nvml.nvmlDeviceGetEccMode(handle)[0])
+    ecc, ecc_pending = _try(lambda: nvml.nvmlDeviceGetEccMode(handle)) or (None, None)
     mig = _try(lambda: nvml.nvmlDeviceGetMigMode(handle)[0])
     persistence = _try(lambda: nvml.nvmlDeviceGetPersistenceMode(handle))
     mode = _try(lambda: nvml.nvmlDeviceGetComputeMode(handle))
@@ -119,9 +120,15 @@ def _describe(nvml: Any, index: int, handle: Any) -> Section:
         "sm_clock_max_mhz": clock("nvmlDeviceGetMaxClockInfo", _SM),
         "memory_clock_max_mhz": clock("nvmlDeviceGetMaxClockInfo", _MEMORY),
         "application_clock_mhz": clock("nvmlDeviceGetApplicationsClock", _GRAPHICS),
+        "application_clock_default_mhz": clock("nvmlDeviceGetDefaultApplicationsClock", _GRAPHICS),
+        "application_memory_clock_mhz": clock("nvmlDeviceGetApplicationsClock", _MEMORY),
+        "application_memory_clock_default_mhz": clock("nvmlDeviceGetDefaultApplicationsClock", _MEMORY),
+        "memory_bus_bits": _try(lambda: nvml.nvmlDeviceGetMemoryBusWidth(handle)),
         "persistence": bool(persistence) if persistence is not None else None,
         "ecc": bool(ecc) if ecc is not None else None,
+        "ecc_pending": bool(ecc_pending) if ecc_pending is not None else None,
         "mig": bool(mig) if mig is not None else None,
+        "mig_slices": _slices(nvml, handle) if mig else None,
         "compute_mode": _COMPUTE_MODES.get(mode) if mode is not None else None,
         "now": {
             "sm_clock_mhz": clock("nvmlDeviceGetClockInfo", _SM),
@@ -137,6 +144,8 @@ def _activity(nvml: Any, index: int, handle: Any) -> Section:
         reasons = _try(lambda: int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)))
     use = _try(lambda: nvml.nvmlDeviceGetUtilizationRates(handle))
     running = _try(lambda: list(nvml.nvmlDeviceGetComputeRunningProcesses(handle)))
+    drawing = _try(lambda: list(nvml.nvmlDeviceGetGraphicsRunningProcesses(handle)))
+    computing = {process.pid for process in running or ()}
     return {
         "index": index,
         "processes": None
@@ -149,12 +158,41 @@ def _activity(nvml: Any, index: int, handle: Any) -> Section:
             }
             for process in running
         ],
+        # A program that computes and draws is listed twice.
+        "graphics_processes": None
+        if drawing is None
+        else [_process_name(nvml, process.pid) for process in drawing if process.pid not in computing],
         "memory_used_b": _memory_used(nvml, handle),
         "clock_reasons": None if reasons is None else [n for bit, n in _CLOCK_REASONS.items() if reasons & bit],
         "temperature_c": _try(lambda: nvml.nvmlDeviceGetTemperature(handle, _CORE)),
         "slowdown_c": _try(lambda: nvml.nvmlDeviceGetTemperatureThreshold(handle, _SLOWDOWN)),
+        "margin_c": _try(lambda: int(nvml.nvmlDeviceGetMarginTemperature(handle))),
+        "memory_temperature_c": _try(lambda: _field(nvml, handle, _MEMORY_TEMPERATURE)),
+        "memory_limit_c": _try(lambda: nvml.nvmlDeviceGetTemperatureThreshold(handle, _MEMORY_MAX)),
         "utilisation_percent": getattr(use, "gpu", None),
+        "sm_clock_mhz": _try(lambda: nvml.nvmlDeviceGetClockInfo(handle, _SM)),
+        "memory_clock_mhz": _try(lambda: nvml.nvmlDeviceGetClockInfo(handle, _MEMORY)),
+        "power_w": _watts(_try(lambda: nvml.nvmlDeviceGetPowerUsage(handle))),
     }
+
+
+def _slices(nvml: Any, handle: Any) -> list[Section] | None:
+    """The parts of a split GPU (MIG) that can be seen from here: name and memory."""
+
+    def part(place: int) -> Section | None:
+        part = _try(lambda: nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, place))
+        if part is None:  # a free place is an error to NVML
+            return None
+        memory = _try(lambda: nvml.nvmlDeviceGetMemoryInfo(part))
+        return {"name": _try(lambda: _text(nvml.nvmlDeviceGetName(part))), "memory_b": getattr(memory, "total", None)}
+
+    places = _try(lambda: int(nvml.nvmlDeviceGetMaxMigDeviceCount(handle))) or 0
+    return [found for place in range(places) if (found := part(place))] or None
+
+
+def _field(nvml: Any, handle: Any, field: int) -> int | None:
+    (answer,) = nvml.nvmlDeviceGetFieldValues(handle, [field])
+    return int(answer.value.uiVal) if answer.nvmlReturn == 0 else None
 
 
 def _memory_used(nvml: Any, handle: Any) -> int | None:

@@ -113,6 +113,7 @@ def read_cpu(root: Path = Path("/"), affinity: Collection[int] | None = None) ->
         "performance_cores": read_text(root / "sys/devices/cpu_core/cpus"),  # hybrid x86 only
         "efficiency_cores": read_text(root / "sys/devices/cpu_atom/cpus"),
         "frequency": _frequency(base),
+        "power": _power(root / "sys/class/powercap"),
         "caches": _caches(base / "cpu0/cache"),
         "numa_nodes": len(_children(root / "sys/devices/system/node", r"node\d+")) or None,
         "isa": sorted(flag for flag in flags if _ISA.fullmatch(flag)) if flags else None,
@@ -214,6 +215,20 @@ def _frequency(base: Path) -> Section:
         "energy_preference": words("energy_performance_preference"),
         "boost": bool(boost) if boost is not None else not no_turbo if no_turbo is not None else None,
     }
+
+
+def _power(base: Path) -> Section:
+    """The packages' long-term power limit (W), the lowest of them, and the rated power it is to be judged by."""
+    zones = [zone for zone in _children(base, r"intel-rapl:\d+") if (read_text(zone / "name") or "")[:7] == "package"]
+    pairs = [
+        (limit / 1e6, rated / 1e6)
+        for zone in zones
+        if (limit := read_int(zone / "constraint_0_power_limit_uw"))
+        and (rated := read_int(zone / "constraint_0_max_power_uw"))
+        and min(limit, rated) > 0
+    ]
+    limit_w, rated_w = min(pairs, default=(None, None), key=lambda pair: pair[0] / pair[1])
+    return {"limit_w": limit_w, "rated_w": rated_w}
 
 
 def _caches(folder: Path) -> list[Section] | None:

@@ -23,6 +23,7 @@ _SHOWN = 5
 _NOTICED_CORES = 0.04
 # Long enough for a governor to raise the clock (its sampling period is 10 ms or less), short enough not to heat.
 _SPIN_S = 0.06
+_PROCESSOR_MONITORS = ("coretemp", "k10temp", "zenpower", "cpu_thermal", "cpu-thermal")
 
 
 def probe(
@@ -110,8 +111,16 @@ def read_busy_mhz(root: Path = Path("/"), spin_s: float = _SPIN_S) -> float | No
 
 
 def read_temperature(root: Path = Path("/")) -> Section | None:
-    """The hottest thermal zone of the processor and its critical point, in °C; None if there is none to read."""
-    zones: list[tuple[float, float | None]] = []
+    """The hottest sensor of the processor and its critical point, in °C; None if there is none to read."""
+    sensors = [*_thermal_zones(root), *_hardware_monitors(root)]
+    if not sensors:
+        return None
+    # The same sensor may be told twice, and only once with its critical point.
+    celsius, critical = max(sensors, key=lambda sensor: (sensor[0], sensor[1] is not None))
+    return {"celsius": celsius, "critical_celsius": critical}
+
+
+def _thermal_zones(root: Path) -> Iterator[tuple[float, float | None]]:
     for zone in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
         kind, millidegrees = (read_text(zone / "type") or "").lower(), read_int(zone / "temp")
         # Other zones are batteries, radios and disks, each with limits of its own.
@@ -122,12 +131,19 @@ def read_temperature(root: Path = Path("/")) -> Section | None:
             for index in range(12)
             if read_text(zone / f"trip_point_{index}_type") == "critical"
         ]
-        critical = min((point / 1000 for point in points if point and point > 0), default=None)
-        zones.append((millidegrees / 1000, critical))
-    if not zones:
-        return None
-    celsius, critical = max(zones, key=lambda zone: zone[0])
-    return {"celsius": celsius, "critical_celsius": critical}
+        yield millidegrees / 1000, min((point / 1000 for point in points if point and point > 0), default=None)
+
+
+def _hardware_monitors(root: Path) -> Iterator[tuple[float, float | None]]:
+    """What servers and AMD's processors have instead of thermal zones."""
+    for chip in sorted((root / "sys/class/hwmon").glob("hwmon*")):
+        if read_text(chip / "name") not in _PROCESSOR_MONITORS:
+            continue
+        for sensor in sorted(chip.glob("temp*_input")):
+            millidegrees = read_int(sensor)
+            critical = read_int(sensor.with_name(sensor.name.replace("_input", "_crit")))
+            if millidegrees is not None:
+                yield millidegrees / 1000, critical / 1000 if critical and critical > 0 else None
 
 
 def read_on_battery(root: Path = Path("/")) -> bool | None:

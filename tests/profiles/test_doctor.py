@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import os
+import re
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -36,6 +38,7 @@ def quiet() -> dict[str, Any]:
             "usable_physical_cores": 4,
             "smt": False,
             "frequency": {"governor": "performance", "driver": "acpi-cpufreq", "max_mhz": 4000, "limit_mhz": 4000},
+            "power": {"limit_w": 65.0, "rated_w": 65.0},
             "hypervisor": {"present": False, "kind": None},
         },
         "memory": {"total_b": 32 * GIB, "transparent_huge_pages": "always"},
@@ -43,6 +46,7 @@ def quiet() -> dict[str, Any]:
         "gpu": {"gpus": None, "why": "no NVML"},
         "libraries": {"torch": "2.13.0+cpu", "triton": None},
         "torch": None,
+        "torch_build": None,
         "variables": {},
         "now": {"load_average": [0.1, 0.1, 0.1], "memory_available_b": 28 * GIB, "swap_used_b": 0},
     }
@@ -73,19 +77,37 @@ def with_gpu() -> tuple[dict[str, Any], dict[str, Any]]:
         "persistence": True,
         "power_limit_w": 700.0,
         "power_limit_default_w": 700.0,
+        "power_limit_max_w": 700.0,
+        "sm_clock_max_mhz": 1980,
+        "memory_clock_max_mhz": 2619,
+        "application_clock_mhz": 1980,
+        "application_clock_default_mhz": 1980,
+        "application_memory_clock_mhz": 2619,
+        "application_memory_clock_default_mhz": 2619,
+        "memory_bus_bits": 5120,
         "compute_mode": "default",
         "mig": False,
+        "mig_slices": None,
         "ecc": True,
+        "ecc_pending": True,
     }
     environment["gpu"] = {"gpus": [gpu], "why": None, "driver": "570.1", "cuda_driver": "12.8"}
     live["gpus"] = [
         {
             "index": 0,
             "processes": [],
+            "graphics_processes": [],
             "memory_used_b": 0,
             "clock_reasons": ["idle"],
             "temperature_c": 40,
             "slowdown_c": 90,
+            "margin_c": None,
+            "memory_temperature_c": 45,
+            "memory_limit_c": 95,
+            "utilisation_percent": 0,
+            "sm_clock_mhz": 345,  # idle: far below the maximum, and no trouble
+            "memory_clock_mhz": 2619,
+            "power_w": 70.0,
         }
     ]
     return environment, live
@@ -102,8 +124,42 @@ def put(document: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
 
 
 def troubles(findings: list[Finding]) -> dict[str, str]:
-    """The codes of all findings that are not `ok`, with their severities."""
+    """The codes of all findings that are not `ok`, with their severities; each is held to what a remedy promises."""
+    for finding in findings:
+        assert finding.severity == "ok" or ends_with_a_command(finding.remedy), finding
     return {finding.code: finding.severity for finding in findings if finding.severity != "ok"}
+
+
+# Programs that a remedy may end with: a remedy that ends in prose, or in a command within prose, does not match.
+PROGRAMS = (
+    "nvidia-smi cpupower dlmbench docker taskset pip ps tee swapoff systemctl apt ubuntu-drivers echo export unset"
+)
+
+
+def ends_with_a_command(remedy: str) -> bool:
+    """Or says in words that no command helps."""
+    if re.search(r"\bno command\b", remedy):
+        return True
+    words = shlex.split(remedy.rsplit(": ", 1)[-1])
+    while words and (words[0] == "sudo" or re.fullmatch(r"[A-Z_]+=\S+", words[0])):
+        words.pop(0)
+    return bool(words) and words[0] in PROGRAMS.split() and not remedy.endswith((".", ")"))
+
+
+@pytest.mark.parametrize(
+    ("remedy", "ends"),
+    [
+        ("sudo nvidia-smi -i 0 -pm 1", True),
+        ("choose another: CUDA_VISIBLE_DEVICES=1 dlmbench run", True),
+        ("plug the machine in (no command can)", True),
+        ("stop them, or measure with fewer threads", False),
+        ("install one (Ubuntu: sudo apt install g++)", False),
+        ("run `dlmbench doctor` again", False),
+        ("", False),
+    ],
+)
+def test_the_rule_for_remedies_can_fail(remedy: str, ends: bool) -> None:
+    assert ends_with_a_command(remedy) is ends
 
 
 def test_a_quiet_machine_has_nothing_to_say() -> None:
@@ -123,6 +179,11 @@ def test_a_quiet_gpu_has_nothing_to_say() -> None:
         ("cpu.frequency.governor", "schedutil", "cpu.governor", "warning"),
         ("cpu.frequency.governor", None, "cpu.governor", "info"),
         ("cpu.frequency.limit_mhz", 3000, "cpu.frequency", "warning"),  # 3000 < 0.9 * 4000
+        ("cpu.frequency.boost", False, "cpu.boost", "info"),
+        ("cpu.power.limit_w", 45.0, "cpu.power_limit", "warning"),  # of 65
+        ("variables.OMP_NUM_THREADS", "8", "cpu.OMP_NUM_THREADS", "warning"),  # on 4 processors
+        ("variables.OMP_WAIT_POLICY", "ACTIVE", "cpu.spinning.OMP_WAIT_POLICY", "warning"),  # 2 x 3 threads on 4
+        ("variables.KMP_BLOCKTIME", "infinite", "cpu.spinning.KMP_BLOCKTIME", "warning"),
         ("now.load_average", [1.6, 0, 0], "cpu.load", "warning"),  # 3 threads leave 1; 1.6 > 1 + 0.5
         ("cpu.usable_cores", 2, "cpu.affinity", "info"),
         ("limits.cpu_quota_cores", 2.5, "cpu.quota", "warning"),
@@ -178,8 +239,14 @@ def test_one_live_thing_wrong_is_the_one_thing_found(path: str, value: Any, code
         ("gpu.gpus.0.persistence", False, "gpu.persistence", "warning"),
         ("gpu.gpus.0.power_limit_w", 500.0, "gpu.power_limit", "warning"),
         ("gpu.gpus.0.compute_mode", "exclusive_process", "gpu.compute_mode", "warning"),
-        ("gpu.gpus.0.mig", True, "gpu.mig", "info"),
-        ("gpu.gpus.0.ecc", False, "gpu.ecc", "info"),
+        ("gpu.gpus.0.power_limit_max_w", 900.0, "gpu.power_limit", "info"),  # 700, the default
+        ("gpu.gpus.0.application_clock_mhz", 1200, "gpu.application_clock", "warning"),
+        ("gpu.gpus.0.application_memory_clock_mhz", 1500, "gpu.application_memory_clock", "warning"),
+        ("gpu.gpus.0.compute_mode", "prohibited", "gpu.compute_mode", "warning"),
+        ("gpu.gpus.0.mig", True, "gpu.mig", "warning"),
+        ("gpu.gpus.0.ecc_pending", False, "gpu.ecc", "warning"),  # after the next reboot
+        ("gpu.gpus.0.memory_bus_bits", 384, "gpu.ecc", "info"),  # on, and GDDR pays for it
+        ("torch_build", {"cuda": "13.0"}, "gpu.driver", "warning"),  # a wheel without a tag
     ],
 )
 def test_one_gpu_setting_wrong_is_the_one_thing_found(path: str, value: Any, code: str, severity: str) -> None:
@@ -193,8 +260,16 @@ def test_one_gpu_setting_wrong_is_the_one_thing_found(path: str, value: Any, cod
         ("processes", [{"name": "train", "memory_b": GIB, "own": False}], "gpu.others", "warning"),
         ("memory_used_b", 20 * GIB, "gpu.others", "info"),  # used, but by nobody listed
         ("clock_reasons", ["software_power_cap"], "gpu.clock.software_power_cap", "info"),
+        ("graphics_processes", ["Xorg"], "gpu.display", "info"),
         ("clock_reasons", ["hardware_thermal"], "gpu.clock.hardware_thermal", "warning"),
+        ("clock_reasons", ["software_thermal"], "gpu.clock.software_thermal", "warning"),
+        ("clock_reasons", ["hardware_slowdown"], "gpu.clock.hardware_slowdown", "warning"),
+        ("clock_reasons", ["power_brake"], "gpu.clock.power_brake", "warning"),
+        ("clock_reasons", ["application_clocks"], "gpu.clock.application_clocks", "info"),
+        ("clock_reasons", ["sync_boost"], "gpu.clock.sync_boost", "info"),
+        ("clock_reasons", ["display_clocks"], "gpu.clock.display_clocks", "info"),
         ("temperature_c", 87, "gpu.temperature", "warning"),
+        ("memory_temperature_c", 92, "gpu.memory_temperature", "warning"),
     ],
 )
 def test_one_gpu_disturbance_is_the_one_thing_found(path: str, value: Any, code: str, severity: str) -> None:
@@ -229,7 +304,7 @@ def test_threads_beyond_the_physical_cores_are_too_many() -> None:
     environment = put(put(quiet(), "cpu.smt", True), "cpu.usable_physical_cores", 2)
     found = {f.code: f for f in examine(environment, 3, calm())}
     assert found["cpu.threads"].severity == "warning"
-    assert "1 thread" in found["cpu.threads"].remedy  # two cores less one
+    assert found["cpu.threads"].remedy == "dlmbench run --threads 1"  # two cores less one
 
 
 def test_default_threads_leave_a_core_of_what_there_really_is() -> None:
@@ -288,11 +363,16 @@ def test_nothing_known_is_not_good_news() -> None:
 def test_a_damaged_document_is_examined_without_an_exception(junk: Any) -> None:
     environment, live = with_gpu()
     environment["variables"] = {"CUDA_VISIBLE_DEVICES": "0", "NVIDIA_TF32_OVERRIDE": "0", "CUDA_LAUNCH_BLOCKING": "1"}
+    environment["variables"] |= {"OMP_NUM_THREADS": "8", "OMP_WAIT_POLICY": "active", "KMP_BLOCKTIME": "infinite"}
+    live["gpus"][0] |= {"utilisation_percent": 99, "clock_reasons": ["software_power_cap"]}
     for name in environment:
         examine(environment | {name: junk}, live=live)
         if isinstance(environment[name], dict):
             for field in environment[name]:
                 examine(put(environment, f"{name}.{field}", junk), live=live)
+    for field in ("frequency", "power"):
+        for inner in environment["cpu"][field]:
+            examine(put(environment, f"cpu.{field}.{inner}", junk), live=live)
     for name in live:
         examine(environment, live=live | {name: junk})
     for field in environment["gpu"]["gpus"][0]:
@@ -339,6 +419,19 @@ def test_the_hottest_zone_of_the_processor_counts(tmp_path: Path) -> None:
     )
     assert read_temperature(tmp_path) == {"celsius": 81.5, "critical_celsius": 105.0}
     assert read_temperature(tmp_path / "none") is None
+
+
+def test_a_hardware_monitor_counts_where_there_is_no_zone(tmp_path: Path) -> None:
+    chip = "sys/class/hwmon/hwmon"
+    tree(tmp_path, {f"{chip}0/name": "nvme", f"{chip}0/temp1_input": "95000", f"{chip}0/temp1_crit": "85000"})
+    assert read_temperature(tmp_path) is None  # a disk
+    tree(tmp_path, {f"{chip}1/name": "k10temp", f"{chip}1/temp1_input": "71000"})
+    assert read_temperature(tmp_path) == {"celsius": 71.0, "critical_celsius": None}
+    tree(tmp_path, {f"{chip}2/name": "coretemp", f"{chip}2/temp2_input": "88000", f"{chip}2/temp2_crit": "100000"})
+    zone = "sys/class/thermal/thermal_zone0"
+    tree(tmp_path, {f"{zone}/type": "x86_pkg_temp", f"{zone}/temp": "88000"})
+    # The same sensor told twice: the one that knows its critical point.
+    assert read_temperature(tmp_path) == {"celsius": 88.0, "critical_celsius": 100.0}
 
 
 def test_on_battery_is_a_discharging_battery_without_mains(tmp_path: Path) -> None:
@@ -396,3 +489,27 @@ def test_a_probe_of_an_empty_machine_and_a_broken_nvml(tmp_path: Path) -> None:
 def test_this_machine_is_examined_from_end_to_end(tmp_path: Path) -> None:
     findings = examine(capture_environment(nvml=lambda: None), live=probe(0.25, tmp_path, nvml=lambda: None))
     assert "disk.output" in {finding.code for finding in findings}
+
+
+def test_nothing_is_run_and_no_setting_of_the_gpu_is_touched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    class Recorder:
+        nvmlMemory_v2 = 2  # noqa: N815
+
+        def __getattr__(self, name: str) -> Any:
+            asked.append(name)
+            return lambda *_, **__: 1
+
+    def refuses(*_: Any, **__: Any) -> None:
+        raise AssertionError("the doctor ran a program")
+
+    monkeypatch.setattr("subprocess.Popen", refuses)
+    monkeypatch.setattr("os.system", refuses)
+    monkeypatch.setattr("os.posix_spawn", refuses)
+    environment, live = with_gpu()
+    live["gpus"][0]["clock_reasons"] = ["hardware_thermal", "application_clocks"]
+    examine(put(environment, "gpu.gpus.0.persistence", False), live=live)
+    probe(0.01, tmp_path, root=tmp_path, nvml=Recorder, variables={})
+    assert "nvmlDeviceGetClockInfo" in asked
+    assert [name for name in asked if not re.match(r"nvml(Init|Shutdown|(Device|System)Get)", name)] == []

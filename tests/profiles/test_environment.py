@@ -19,6 +19,7 @@ from dlmbench.profiles.environment import (
     git_state,
     read_libraries,
     read_torch,
+    read_torch_build,
     read_variables,
 )
 from dlmbench.profiles.gpus import read_gpu_activity, read_gpus
@@ -272,6 +273,28 @@ def test_torch_is_described_only_if_it_is_imported_and_part_by_part() -> None:
     assert section["onednn"] is None  # this build has no backends at all
 
 
+def test_what_torch_was_built_for_is_read_without_importing_it(tmp_path: Path) -> None:
+    assert read_torch_build(tmp_path) is None
+    lines = ["from typing import Optional", "__version__ = '2.13.0'", "cuda: Optional[str] = '13.0'"]
+    (tmp_path / "version.py").write_text("\n".join([*lines, "hip: Optional[str] = None"]))
+    assert read_torch_build(tmp_path) == {"cuda": "13.0", "hip": None, "xpu": None}
+    (tmp_path / "version.py").write_text("cuda = None\nhip = '6.4'\n")  # as older releases wrote it
+    assert read_torch_build(tmp_path) == {"cuda": None, "hip": "6.4", "xpu": None}
+    (tmp_path / "version.py").write_bytes(b"\xff\xfe")
+    assert read_torch_build(tmp_path) is None
+
+
+def test_the_package_with_the_narrowest_power_limit_counts(tmp_path: Path) -> None:
+    zones = "sys/class/powercap/intel-rapl:"
+    rated = {f"{zones}{i}/constraint_0_max_power_uw": "205000000" for i in ("0", "1", "0:0")}
+    names = {f"{zones}0/name": "package-0", f"{zones}1/name": "package-1", f"{zones}0:0/name": "core"}
+    limits = {"0": "205000000", "1": "150000000", "0:0": "1000000"}  # the last is a part of package 0
+    tree(tmp_path, rated | names | {f"{zones}{i}/constraint_0_power_limit_uw": w for i, w in limits.items()})
+    assert read_cpu(tmp_path)["power"] == {"limit_w": 150.0, "rated_w": 205.0}
+    tree(tmp_path, {f"{zones}1/constraint_0_max_power_uw": "0"})  # some firmware does not state it
+    assert read_cpu(tmp_path)["power"] == {"limit_w": 205.0, "rated_w": 205.0}
+
+
 class FakeNvml:
     """One GPU that answers some questions and fails on the others, each in its own way."""
 
@@ -300,7 +323,15 @@ class FakeNvml:
             "nvmlDeviceGetPowerManagementDefaultLimit": 700_000,
             "nvmlDeviceGetPersistenceMode": 0,
             "nvmlDeviceGetComputeMode": 3,
-            "nvmlDeviceGetEccMode": [1, 1],
+            "nvmlDeviceGetEccMode": [1, 0],
+            "nvmlDeviceGetMemoryBusWidth": 5120,
+            "nvmlDeviceGetMigMode": [1, 1],
+            "nvmlDeviceGetMaxMigDeviceCount": 7,
+            "nvmlDeviceGetFieldValues": [SimpleNamespace(nvmlReturn=0, value=SimpleNamespace(uiVal=91))],
+            "nvmlDeviceGetGraphicsRunningProcesses": [
+                SimpleNamespace(pid=os.getpid(), usedGpuMemory=1),  # computes and draws
+                SimpleNamespace(pid=4_000_001, usedGpuMemory=4),
+            ],
             "nvmlDeviceGetMaxClockInfo": 1980,
             # 0x4 + 0x40
             "nvmlDeviceGetCurrentClocksThrottleReasons": 0x44,
@@ -310,9 +341,16 @@ class FakeNvml:
             ],
             "nvmlSystemGetProcessName": "/secret/place/python train.py --password hunter2",
         }
+        if name == "nvmlDeviceGetMigDeviceHandleByIndex":
+            return self._slice
         if name not in answers:
             raise AttributeError(name)  # an older binding
         return lambda *_, **__: answers[name]
+
+    def _slice(self, _: Any, place: int) -> str:
+        if place != 2:
+            raise RuntimeError("not found")  # the other places are free
+        return "slice"
 
 
 def test_a_gpu_is_described_with_none_for_what_it_does_not_answer() -> None:
@@ -325,7 +363,9 @@ def test_a_gpu_is_described_with_none_for_what_it_does_not_answer() -> None:
     assert gpu["uuid"] == "GPU-1234abcd"  # shortened
     assert (gpu["power_limit_w"], gpu["power_limit_default_w"]) == (650.0, 700.0)
     assert (gpu["persistence"], gpu["ecc"], gpu["compute_mode"]) == (False, True, "exclusive_process")
-    assert (gpu["mig"], gpu["now"]["power_w"]) == (None, None)
+    assert (gpu["ecc_pending"], gpu["memory_bus_bits"]) == (False, 5120)
+    assert gpu["mig_slices"] == [{"name": "Example GPU", "memory_b": 80 * GIB}]
+    assert (gpu["application_clock_mhz"], gpu["now"]["power_w"]) == (None, None)
     json.dumps(section)
 
 
@@ -336,6 +376,8 @@ def test_what_a_gpu_does_now_names_programs_without_their_arguments() -> None:
         {"name": "python", "memory_b": 1, "own": True},
         {"name": "python", "memory_b": 2 * GIB, "own": False},
     ]
+    assert activity["graphics_processes"] == ["python"]  # once, for the one that does not compute
+    assert (activity["memory_temperature_c"], activity["sm_clock_mhz"]) == (91, None)
     assert activity["memory_used_b"] == 3 * GIB
     assert "hunter2" not in json.dumps(activity)
 
