@@ -136,7 +136,7 @@ def _install(offered: object) -> str | None:
     wheel = _WHEELS.get(int(major.group())) if major else None
     if wheel is None:
         return None
-    return f"pip install --force-reinstall torch --index-url https://download.pytorch.org/whl/{wheel[0]}"
+    return f"pip install --force-reinstall torch  # with the index that pytorch.org names for {wheel[0]}"
 
 
 def _update(environment: Document, major: int, install: str | None) -> str:

@@ -199,7 +199,7 @@ def test_a_free_gpu_is_offered_by_the_drivers_numbering() -> None:
 @pytest.mark.parametrize(
     ("offered", "built", "says", "ends"),
     [
-        ("12.4", "13.0", "580 or newer", "https://download.pytorch.org/whl/cu126"),
+        ("12.4", "13.0", "580 or newer", "pytorch.org names for cu126"),
         ("10.2", "12.8", "525 or newer", "sudo ubuntu-drivers install"),  # no torch is built for CUDA 10
         ("12.4", "12.8", "525 or newer", "sudo ubuntu-drivers install"),
     ],
