@@ -106,8 +106,13 @@ def cuda_devices() -> tuple[int, ...]:
         return ()
 
 
-def latency_s(cell: Cell, pair: Pair, peak: Calibration) -> float:
-    """Rough time of one generation, in seconds."""
+def latency_above(floor_s: float, forwards: int, side: str) -> float:
+    """Rough time of one generation whose forwards are known, in seconds."""
+    return floor_s / _EFFICIENCY[side] + forwards * _FORWARD_OVERHEAD_S
+
+
+def rough_latency_s(cell: Cell, pair: Pair, peak: Calibration) -> float:
+    """Rough time of one generation whose forwards nobody can tell beforehand (see `forecast`), in seconds."""
     config = config_of(cell, pair)
     prompt, length, batch = max(cell.prompt_length, 1), cell.length, cell.batch
 

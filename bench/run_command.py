@@ -13,8 +13,8 @@ from rich.text import Text
 
 from ..profiles.record import Calibration
 from ..profiles.store import StoredRun, read_run
-from ..reports.format import format_number
-from .estimate import PAIRING_S, REPORT_S, START_S, available_b, config_of, latency_s, memory_b
+from ..reports.format import MISSING, format_number
+from .estimate import PAIRING_S, REPORT_S, START_S, available_b, config_of, latency_above, memory_b, rough_latency_s
 from .options import RunOptions
 from .plan import Plan, ar_generators, make_plan
 from .progress import Progress
@@ -96,10 +96,11 @@ def export_report(stored: StoredRun) -> list[Path]:
 
 def dry_run_command(options: RunOptions, console: Console) -> dict[str, Any]:
     """Show what a run would measure, how long it might take, what it needs and what does not fit. Writes nothing."""
-    from .outline import promised_nfe  # imports torch
+    from .forecast import Forecaster  # imports torch
 
     plan = make_plan(options)
-    promised = promised_nfe(plan)
+    forecast = Forecaster(plan)
+    forecasts = {cell.key: forecast(cell) for pairing in plan.pairings for cell in pairing.cells}
     peaks = _peaks(plan)
     have = available_b(plan.device)
     cells = []
@@ -108,14 +109,25 @@ def dry_run_command(options: RunOptions, console: Console) -> dict[str, Any]:
         per_process = PAIRING_S
         for cell in pairing.cells:
             pair = plan.pairs[cell.pair]
-            latency = latency_s(cell, pair, peaks[cell.dtype])
+            expected, peak = forecasts[cell.key], peaks[cell.dtype]
+            floor = expected.floor_s(peak.matmul_flop_s, peak.read_b_s) if expected.why is None else None
+            if floor is None:
+                latency = rough_latency_s(cell, pair, peak)
+            else:
+                latency = latency_above(floor, expected.launches, cell.side)
             # Three warm-up generations at least, the smallest number of samples at least, else the budget.
             sampled = 0.0 if cell.key in plan.unfit else max(pairing.budget_s, plan.suite.min_samples * latency)
             per_process += sampled + 3 * latency * (cell.key not in plan.unfit)
             entry = {
                 "key": cell.key,
                 "processes": pairing.processes,
-                "nfe": promised[cell.key],
+                "nfe": expected.nfe if expected.why is None else None,
+                "nfe_drawn": expected.drawn,
+                "unknown": expected.why,
+                "model_flops": expected.flops if expected.why is None else None,
+                "model_bytes": expected.bytes if expected.why is None else None,
+                "floor_latency_s": floor,
+                "ceiling_tok_s": cell.batch * cell.length / floor if floor else None,
                 "latency_estimate_s": latency,
                 "memory_estimate_b": memory_b(cell, pair, plan.device),
                 "fits": cell.key not in plan.unfit,
@@ -141,14 +153,20 @@ def _show_dry_run(plan: Plan, document: dict[str, Any], console: Console) -> Non
     table.add_column("cell", overflow="fold", min_width=28)
     table.add_column("processes", justify="right")
     table.add_column("forwards", justify="right")
-    table.add_column("one generation", justify="right", no_wrap=True)
+    table.add_column("floor", justify="right", no_wrap=True)
+    table.add_column("expected", justify="right", no_wrap=True)
     table.add_column("memory", justify="right", no_wrap=True)
     for cell in document["cells"]:
         memory = Text(f"~{cell['memory_estimate_b'] / 1e9:.2f} GB", style="" if cell["fits"] else "yellow")
         latency = f"~{format_number(cell['latency_estimate_s'], 's')}"
-        forwards = "?" if cell["nfe"] is None else str(cell["nfe"])
-        table.add_row(Text(cell["key"]), str(cell["processes"]), forwards, latency, memory)
+        forwards = "?" if cell["nfe"] is None else f"{'~' if cell['nfe_drawn'] else ''}{cell['nfe']}"
+        floor = MISSING if cell["floor_latency_s"] is None else format_number(cell["floor_latency_s"], "s")
+        table.add_row(Text(cell["key"]), str(cell["processes"]), forwards, floor, latency, memory)
     console.print(table)
+    console.print(
+        "floor: the least latency of one generation that the arithmetic and the traffic of its forwards allow at the "
+        "peaks measured just now; expected: a rough guess for planning."
+    )
     have = document["memory_available_b"]
     free = "unknown" if have is None else f"{have / 1e9:.2f} GB"
     console.print(
