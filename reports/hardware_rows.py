@@ -18,12 +18,18 @@ from .rows import shape_title
 from .study import Point, Study, steps_label, variant
 
 COLUMNS = (
-    "floor_latency_s", "ceiling_tok_s", "mfu", "mbu", "kernel_busy", "launches_per_token", "power_w",
-    "energy_per_token_j",
+    "floor_latency_s", "latency_s", "ceiling_tok_s", "throughput_tok_s", "roofline_fraction", "mfu", "mbu",
+    "kernel_busy", "launches_per_token", "power_w", "energy_per_token_j",
 )  # fmt: skip
 # A run that predates these has MFU and MBU only, which the table of results shows.
-_PRESENT = (*COLUMNS[:2], *COLUMNS[4:], "sm_active", "tensor_active", "dram_active", "gpu_util_nvml")
-_PRIORITY = {"mfu": 0, "mbu": 1, "kernel_busy": 1, "energy_per_token_j": 2, "floor_latency_s": 3}
+_PRESENT = (
+    "floor_latency_s", "ceiling_tok_s", "kernel_busy", "launches_per_token", "power_w", "energy_per_token_j",
+    "sm_active", "tensor_active", "dram_active", "gpu_util_nvml",
+)  # fmt: skip
+_PRIORITY = {
+    "floor_latency_s": 0, "latency_s": 0, "roofline_fraction": 1, "mfu": 1, "mbu": 2, "kernel_busy": 2,
+    "energy_per_token_j": 2, "throughput_tok_s": 3, "ceiling_tok_s": 4,
+}  # fmt: skip
 PEAK_HEADERS = ("peak", "burst", "sustained", "datasheet", "ridge")
 
 
@@ -103,7 +109,7 @@ def _table(study: Study, pair: str) -> HardwareTable | None:
     )
     missing = reasons(points, COLUMNS)
     notes = [
-        "Floor and ceiling: what the measured peaks allow for the forwards' arithmetic and traffic alone.",
+        "Floor and ceiling: what the measured peaks allow for the arithmetic and traffic of the forwards alone.",
         "Kernel busy, launches, power and energy: from replays, never from the timed samples.",
     ]
     return HardwareTable(plain(pair), metrics, groups, (*notes, *([f"{MISSING} {missing}."] if missing else [])))
