@@ -1,4 +1,4 @@
-"""The table of floors: what a row says follows from its forwards and the device's rates, and any width shows it whole."""
+"""The table of floors: a row follows from its forwards and the device's rates, and any width shows it whole."""
 
 from __future__ import annotations
 
