@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from .. import InputError
 from .costs import Cost
-from .gemma_config import DIFFUSION, GemmaConfig
+from .gemma_config import DIFFUSION, UNCONDITIONED, GemmaConfig
 from .gemma_hf import gemma_from_hf, gemma_to_hf
 from .generator import Observer, Request, Settings, Shape, Side
 from .hf_config import first_token, read_json
@@ -230,7 +230,9 @@ class _Announcer:
         def announcing(*args: object, **inputs: Any) -> object:
             rows, q_len = inputs["decoder_input_ids"].shape
             positions = self._encoded + q_len
-            with self._observer.forward("target", "denoise", rows, q_len, positions, rows * q_len, "bidirectional"):
+            first = inputs.get("self_conditioning_logits") is None
+            mask = UNCONDITIONED if first else "bidirectional"
+            with self._observer.forward("target", "denoise", rows, q_len, positions, rows * q_len, mask):
                 return call(*args, **inputs)
 
         return announcing

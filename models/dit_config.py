@@ -102,12 +102,24 @@ class DiTConfig(BaseModel):
         return 12 * self.hidden_size**2
 
     @property
+    def modulation_size(self) -> int:
+        """Numbers that a noise level comes to: shifts and scales of all norms, gates of all branches."""
+        return self.hidden_size * (6 * self.num_hidden_layers + 2) if self.adaln else 0
+
+    @property
     def conditioning_parameters(self) -> int:
         """Parameters of the sigma MLP and of every adaLN projection."""
         if not self.adaln:
             return 0
         embedder = (SIGMA_FREQUENCIES + 1 + self.cond_dim + 1) * self.cond_dim
-        return embedder + (self.cond_dim + 1) * self.hidden_size * (6 * self.num_hidden_layers + 2)
+        return embedder + (self.cond_dim + 1) * self.modulation_size
+
+    @property
+    def conditioning_products(self) -> int:
+        """Multiply-adds that each forward's noise level takes; 0 for a network whose level never changes."""
+        if not self.time_conditioning:
+            return 0
+        return self.cond_dim * (SIGMA_FREQUENCIES + self.cond_dim + self.modulation_size)
 
     @property
     def non_embedding_parameters(self) -> int:

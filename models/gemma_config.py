@@ -17,6 +17,9 @@ from .costs import Cost, attended_pairs
 
 LayerType = Literal["sliding_attention", "full_attention"]
 
+# The mask of a canvas's first denoising forward, which has no previous prediction to be conditioned on.
+UNCONDITIONED = "bidirectional:unconditioned"
+
 DIFFUSION, CAUSAL, CAUSAL_TEXT = "diffusion_gemma", "gemma4", "gemma4_text"
 _FULL_EVERY = 6
 
@@ -231,23 +234,24 @@ class GemmaConfig(BaseModel):
         the `expected_experts`. With `self_conditioning`, a denoising forward has one more product with the embedding
         (the expected embedding under the previous step's prediction, V x d a position) and the MLP after it; it reads
         the embedding a second time (no cache holds it from there to the head) and the previous logits. The first step
-        of a canvas has no prediction to go by and skips that product, which its announcement does not tell: there the
-        count is too high.
+        of a canvas, `UNCONDITIONED`, has no prediction to go by and only the MLP.
         """
-        if mask not in ("causal", "bidirectional"):
+        if mask not in ("causal", "bidirectional", UNCONDITIONED):
             raise ValueError(f"mask {mask!r}: Gemma's forwards are causal or bidirectional")
         weight, kv = DTYPE_BYTES[dtype], DTYPE_BYTES[kv_dtype or dtype]
         tokens, embedding = rows * q_len, self.vocab_size * self.hidden_size
         conditioned = self.self_conditioning and mask == "bidirectional"
-        conditioning = self.self_conditioning_parameters if conditioned else 0
+        conditioning = self.self_conditioning_parameters if mask != "causal" else 0
         past = kv_len - q_len
         window = min(past, self.sliding_window - 1) + q_len
         sliding, full = self.sliding_layers, self.full_layers
 
         active = self._shared_matrix_parameters + self.num_hidden_layers * self.top_k_experts * self.expert_parameters
         flops = 2 * tokens * active + 2 * logit_rows * embedding
+        if conditioning:
+            flops += 2 * tokens * (conditioning - self.hidden_size)
         if conditioned:
-            flops += 2 * tokens * (embedding + conditioning - self.hidden_size)
+            flops += 2 * tokens * embedding
         if mask == "causal":
             pairs = _window_pairs(q_len, kv_len, self.sliding_window), attended_pairs(q_len, kv_len, "causal")
         else:

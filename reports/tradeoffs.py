@@ -15,6 +15,7 @@ from ..profiles.record import Commit, Value
 from ..profiles.studies import Studies
 from .format import format_number, format_value, metric_header
 from .study import Point, Shape, Study
+from .training_forward import training_forward_flops
 
 Verdict = Literal["holds", "in part", "does not hold", "not measured"]
 
@@ -117,6 +118,40 @@ def _steps(seen: _Seen) -> Tradeoff:
             return Tradeoff(aspect, claim, measured, "holds", "and fewer steps than tokens were enough")
         return Tradeoff(aspect, claim, measured, "in part", "as good as AR only at as many steps as tokens")
     return Tradeoff(aspect, claim, measured, "in part", "fewer forwards, but no measured T is shown to write as well")
+
+
+def _step(seen: _Seen) -> Tradeoff:
+    """Holds where a forward of diffusion takes within a tenth of a training forward's FLOPs, in part within a half to
+    twice of them: those of the pair's AR network, causal, over the same tokens and with all their logits."""
+    aspect, claim = "work of a step", "a denoising step is arithmetically a training forward pass"
+    point = seen.middle
+    cell = point.measurement.cell
+    positions = cell.prompt_length + cell.length
+    record = next((pair for pair in seen.study.stored.run.pairs if pair.name == seen.pair), None)
+    training = record and training_forward_flops(record.certificate, cell.batch, positions)
+    if not training or not point.value("model_flops"):
+        return _unmeasured(aspect, claim, "no analytic FLOPs, or no shape in the pair's certificate")
+    drafts = point.number("draft_nfe") if point.value("draft_nfe") else 0.0
+    forwards = point.number("nfe") + drafts
+    flops, fed = point.number("model_flops") / forwards, point.number("forward_tokens") / forwards / cell.batch
+    ratio = flops / training
+    intensities = [format_number(p.number("arithmetic_intensity"), "FLOP/B") for p in (point, seen.ar)]
+    measured = (
+        f"a forward of diffusion at T = {point.steps} takes {format_number(flops, 'FLOP')} on average, {ratio:.2g} "
+        f"times a training forward of the AR network over the {positions} positions of a row; {intensities[0]}, and "
+        f"AR's generation {intensities[1]}"
+    )
+    if 0.9 <= ratio <= 1.1:
+        return Tradeoff(aspect, claim, measured, "holds", "the same products over the same positions")
+    if fed < 0.99 * positions:
+        why = f"a forward feeds {fed:.3g} positions of each row and keeps the others' keys and values"
+    elif fed > 1.01 * positions:
+        why = f"a forward feeds {fed:.3g} positions for each row"
+    elif ratio < 1:
+        why = "the same positions, but logits only where tokens are chosen"
+    else:
+        why = "the same positions, but all of them attend to all"
+    return Tradeoff(aspect, claim, measured, "in part" if 0.5 <= ratio <= 2 else "does not hold", why)
 
 
 def _utilisation(seen: _Seen) -> Tradeoff:
@@ -304,7 +339,7 @@ def _long(seen: _Seen) -> Tradeoff:
 
 
 _ROWS: tuple[Callable[[_Seen], Tradeoff], ...] = (
-    _direction, _steps, _utilisation, _quality, _streaming, _controllability, _long,
+    _direction, _steps, _step, _utilisation, _quality, _streaming, _controllability, _long,
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""A tiny network, a run of a generator, and an observer that keeps what it is told."""
+"""A tiny network, a run of a generator, an observer that keeps what it is told, and a counter of FLOPs."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -8,6 +8,10 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from dlmbench.models.backbone import Backbone
 from dlmbench.models.canvas import Canvas
@@ -61,6 +65,63 @@ class Seen:
         self.writes.append(Written(None if row_mask is None else row_mask.clone(), copy, step, offset, committed))
         self.live.append((token_ids, copy))
         self.order += "w"
+
+
+@dataclass(frozen=True)
+class Counted:
+    """FLOPs of some work by two conventions.
+
+    `square` is what torch's counter says: in attention every pair of a query and a key that are multiplied, masked or
+    not. `live` is ours: only the pairs that the mask lets through, as seen in the masks themselves.
+    """
+
+    square: int
+    live: int
+
+
+class _Masks(TorchFunctionMode):
+    """Attention's FLOPs over all pairs and over the unmasked ones, from the tensors that attention is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.square = self.live = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is scaled_dot_product_attention:
+            self._attention(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    def _attention(
+        self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None, *_: Any,
+        is_causal: bool = False, **__: Any,
+    ) -> None:  # fmt: skip
+        batch, heads, q_len, width = query.shape
+        kv_len, each = key.shape[2], 2 * (width + value.shape[3])  # a dot product and a weighted sum
+        pairs = batch * heads * q_len * kv_len
+        self.square += each * pairs
+        if is_causal:
+            pairs = batch * heads * sum(min(i + 1, kv_len) for i in range(q_len))
+        elif attn_mask is not None:
+            seen = attn_mask if attn_mask.dtype is torch.bool else attn_mask > torch.finfo(attn_mask.dtype).min / 2
+            pairs = int(seen.expand(batch, heads, q_len, kv_len).sum())
+        self.live += each * pairs
+
+
+@pytest.fixture
+def count() -> Callable[[Callable[[], object]], Counted]:
+    """A function from some work to the FLOPs of its matrix products.
+
+    Attention runs on the math backend, whose products the counter sees one by one: it has a formula for other kernels
+    on a GPU, and none for those of a CPU.
+    """
+
+    def count_it(work: Callable[[], object]) -> Counted:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter, _Masks() as masks:
+            work()
+        total = counter.get_total_flops()
+        return Counted(total, total - masks.square + masks.live)
+
+    return count_it
 
 
 @pytest.fixture(autouse=True, scope="session")

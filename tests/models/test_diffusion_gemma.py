@@ -16,7 +16,7 @@ from transformers import AutoConfig, DiffusionGemmaForBlockDiffusion
 from dlmbench import InputError
 from dlmbench.models.checkpoints import save_checkpoint
 from dlmbench.models.diffusion_gemma import DiffusionGemma, gemma_twin
-from dlmbench.models.gemma_config import GemmaConfig
+from dlmbench.models.gemma_config import UNCONDITIONED, GemmaConfig
 from dlmbench.models.gemma_hf import gemma_to_hf
 from dlmbench.models.generator import Costed, Generator, Request, Settings
 from dlmbench.models.hf_generate import HFGenerate
@@ -89,13 +89,18 @@ def test_tokens_are_those_of_transformers(generator: DiffusionGemma, run: Run, p
 
 
 def test_every_forward_is_announced(generator: DiffusionGemma, run: Run, prompts: Prompts) -> None:
-    """L = 20 takes two canvases of 16; T = 6 gives each three steps: 2 x (1 + 3) forwards."""
+    """L = 20 takes two canvases of 16; T = 6 gives each three steps: 2 x (1 + 3) forwards.
+
+    The first step of a canvas has no prediction to be conditioned on.
+    """
     _, seen = run(generator, prompts(), 20, Settings(steps=6))
     assert seen.forwards == [
         ("target", "encode", 3, 5, 5, 0, "causal"),
-        *[("target", "denoise", 3, 16, 21, 48, "bidirectional")] * 3,
+        ("target", "denoise", 3, 16, 21, 48, UNCONDITIONED),
+        *[("target", "denoise", 3, 16, 21, 48, "bidirectional")] * 2,
         ("target", "encode", 3, 16, 21, 0, "causal"),
-        *[("target", "denoise", 3, 16, 37, 48, "bidirectional")] * 3,
+        ("target", "denoise", 3, 16, 37, 48, UNCONDITIONED),
+        *[("target", "denoise", 3, 16, 37, 48, "bidirectional")] * 2,
     ]
     assert seen.order == "()" + "()w" * 3 + "w()" + "()w" * 3 + "w"
 

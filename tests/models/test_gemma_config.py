@@ -4,6 +4,7 @@ import itertools
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -11,13 +12,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForCausalLM, DiffusionGemmaForBlockDiffusion, DynamicCache
 
 from dlmbench import InputError
 from dlmbench.models.diffusion_gemma import DiffusionGemma, gemma_twin
-from dlmbench.models.gemma_config import GemmaConfig, _window_pairs
+from dlmbench.models.gemma_config import UNCONDITIONED, GemmaConfig, _window_pairs
 from dlmbench.models.gemma_hf import gemma_from_hf, gemma_to_hf
 
 # Small enough to count by hand: sliding layers have 4 heads on 2 of 4 wide, the full one 4 heads on 1 of 6 wide.
@@ -177,6 +176,18 @@ def test_expected_experts_by_enumeration(tokens: int) -> None:
     assert config.expected_experts(tokens) == pytest.approx(mean)
 
 
+def test_a_batch_of_eight_reads_two_fifths_of_the_experts_and_a_canvas_all() -> None:
+    """8 of 128 a token: the share that n tokens leave unread is (15/16)^n, 0.597 for 8 and 7e-8 for 256."""
+    config = shape(**REAL)
+    assert [round(config.expected_experts(n), 2) for n in (1, 8, 256)] == [8.0, 51.62, 128.0]
+    one, eight = (
+        config.forward_cost(rows=n, q_len=1, kv_len=1, logit_rows=0, mask="causal", dtype="bfloat16") for n in (1, 8)
+    )
+    more = 30 * (51.62 - 8) * 3 * 2816 * 704
+    assert eight.bytes - one.bytes == pytest.approx(2 * more, rel=1e-3)
+    assert eight.flops == 8 * one.flops
+
+
 def test_bytes_by_hand() -> None:
     config = shape(self_conditioning=True)
     shape_of = {"rows": 2, "q_len": 4, "kv_len": 13, "dtype": "bfloat16", "kv_dtype": "float32"}
@@ -190,43 +201,53 @@ def test_bytes_by_hand() -> None:
     # The head and its logits; the self-conditioning's weights, the embedding once more, and the previous logits.
     more = 160 + 8 * 20 + (288 + 8) + 160 + 8 * 20
     assert denoise.bytes == pytest.approx(encode.bytes + 2 * more)
+    # A canvas's first step reads neither the embedding again nor previous logits.
+    first = config.forward_cost(**shape_of, logit_rows=8, mask=UNCONDITIONED)
+    assert denoise.bytes - first.bytes == pytest.approx(2 * (160 + 8 * 20))
 
 
-def counted_flops(call: Any) -> int:
-    with torch.inference_mode(), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-        call()
-    return counter.get_total_flops()
+def test_flops_by_hand() -> None:
+    """One row decodes at position 8: it sees 6 keys in the sliding layers and 9 in the full one."""
+    # In each layer the MLP, the router and two experts; q and o 8x16 twice, k and v 8x8 twice, or q, o 8x24 and k 8x6.
+    products = 3 * (288 + 40 + 2 * EXPERT) + 2 * (256 + 128) + (384 + 48)
+    # 4 heads of 4 or of 6, a dot product and a weighted sum.
+    pairs = 4 * 4 * (2 * 4 * 6 + 6 * 9)
+    decode = shape().forward_cost(rows=1, q_len=1, kv_len=9, logit_rows=1, mask="causal", dtype="float32")
+    assert decode.flops == 2 * products + pairs + 2 * 8 * 20 == 2 * 2616 + 1632 + 320
 
 
 @pytest.mark.parametrize("prompt", [3, 9])  # inside the window of 6, and past it
-def test_flops_are_those_that_torch_counts(prompt: int) -> None:
+def test_flops_are_those_that_torch_counts(prompt: int, count: Callable[..., Any]) -> None:
     config = shape(self_conditioning=True, global_head_dim=8)  # partial RoPE turns at least one pair
+    causal = config.model_copy(update={"self_conditioning": False})
     model: Any = DiffusionGemma.from_config(config, 0, torch.float32, "cpu").model
     twin: Any = gemma_twin(model)
     for network in (model, twin):
         network.set_experts_implementation("eager")  # the counter does not see into grouped products
     ids = torch.arange(2 * prompt).view(2, -1)
+
+    def flops(of: GemmaConfig, q_len: int, kv_len: int, logit_rows: int, mask: str) -> float:
+        how = {"rows": 2, "q_len": q_len, "kv_len": kv_len, "logit_rows": logit_rows, "mask": mask}
+        return of.forward_cost(**how, dtype="float32").flops
+
     with torch.inference_mode():
+        past = DynamicCache(config=twin.config)
+        found = count(lambda: twin(ids, past_key_values=past, logits_to_keep=1))
+        assert found.live == flops(causal, prompt, prompt, 2, "causal")
+        # transformers multiplies the whole square, in the sliding layers as well.
+        assert found.square == flops(causal, prompt, prompt, 2, "bidirectional")
+        found = count(lambda: twin(ids[:, :1], past_key_values=past))
+        assert found.live == found.square == flops(causal, 1, prompt + 1, 2, "causal")
+
         cache = model.model.encoder(ids).past_key_values
-    canvas, logits = torch.zeros((2, 4), dtype=torch.int64), torch.zeros((2, 4, 20))
-
-    def denoise(previous: torch.Tensor | None) -> int:
-        return counted_flops(
-            lambda: model(decoder_input_ids=canvas, past_key_values=cache, self_conditioning_logits=previous)
-        )
-
-    shape_of = {"rows": 2, "q_len": 4, "kv_len": prompt + 4, "logit_rows": 8, "mask": "bidirectional"}
-    expected = config.forward_cost(**shape_of, dtype="float32").flops
-    assert denoise(logits) == expected
+        canvas, logits = torch.zeros((2, 4), dtype=torch.int64), torch.zeros((2, 4, 20))
+        for mask, previous in (("bidirectional", logits), (UNCONDITIONED, None)):
+            how = {"decoder_input_ids": canvas, "past_key_values": cache, "self_conditioning_logits": previous}
+            found = count(lambda how=how: model(**how))
+            assert found.live == found.square == flops(config, 4, prompt + 4, 8, mask)
     # A canvas's first step has no previous prediction: one product with the embedding less, 8 positions of 20 x 8.
-    assert denoise(None) == expected - 2 * 8 * 20 * 8
-
-    past = DynamicCache(config=twin.config)
-    with torch.inference_mode():
-        twin(ids, past_key_values=past)
-    decode = {"rows": 2, "q_len": 1, "kv_len": prompt + 1, "logit_rows": 2, "mask": "causal"}
-    flops = counted_flops(lambda: twin(ids[:, :1], past_key_values=past))
-    assert flops == config.forward_cost(**decode, dtype="float32").flops
+    told, first = (flops(config, 4, prompt + 4, 8, mask) for mask in ("bidirectional", UNCONDITIONED))
+    assert told - first == 2 * 8 * 20 * 8
 
 
 def test_a_prefill_counts_what_its_masks_show() -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from dlmbench.profiles.record import Measurement, Reason, TextQuality, Value
+from dlmbench.profiles.record import CertificateRow, Measurement, Reason, TextQuality, Value
 from dlmbench.profiles.store import StoredRun
 from dlmbench.profiles.studies import InfillStudy, LikelihoodStudy, Studies
 from dlmbench.reports.figures import write_figures
@@ -18,8 +18,8 @@ from dlmbench.reports.terminal import show_run
 from dlmbench.reports.tradeoffs import Tradeoff, tradeoffs
 
 ROWS = (
-    "generation direction", "steps for L tokens", "compute utilisation", "output quality", "streaming",
-    "controllability", "long-sequence throughput",
+    "generation direction", "steps for L tokens", "work of a step", "compute utilisation", "output quality",
+    "streaming", "controllability", "long-sequence throughput",
 )  # fmt: skip
 
 
@@ -78,6 +78,50 @@ def test_every_row_has_a_claim_numbers_and_a_verdict(study: StoredRun) -> None:
 def test_direction_is_read_off_the_commits(study: StoredRun) -> None:
     row = rows(judged(study))["generation direction"]
     assert "written first in 100 % of pairs under AR" in row.measured
+
+
+def certified(stored: StoredRun) -> StoredRun:
+    """The run with a certificate that states the AR network's shape, attention left out: 2 FLOPs a parameter."""
+    stated = {
+        "total parameters": 1100, "active parameters": 1100, "non-embedding parameters": 1000, "hidden size": 10,
+        "vocabulary": 10, "layers": 0, "query heads": 1, "head size": 1,
+    }  # fmt: skip
+    rows = tuple(
+        CertificateRow(quantity=name, unit="1", ar=number, diffusion=None, difference_percent=None, verdict="differs")
+        for name, number in stated.items()
+    )
+    pairs = tuple(pair.model_copy(update={"certificate": rows}) for pair in stored.run.pairs)
+    return replace(stored, run=stored.run.model_copy(update={"pairs": pairs}))
+
+
+@pytest.mark.parametrize(
+    ("per_position", "fed", "verdict", "reason"),
+    [
+        (2200, 1.0, "holds", "same products"),  # 2 x 1100 parameters at every position
+        (2000, 1.0, "holds", "same products"),
+        (1700, 1.0, "in part", "logits only where tokens are chosen"),
+        (2600, 1.0, "in part", "attend to all"),
+        (4400, 2.0, "in part", "feeds 96 positions"),
+        (550, 0.25, "does not hold", "feeds 12 positions"),
+    ],
+)
+def test_a_step_is_held_against_a_training_forward(
+    study: StoredRun, per_position: float, fed: float, verdict: str, reason: str
+) -> None:
+    """T nearest L/4 of L = 16 is 8: eight forwards over 32 + 16 positions."""
+
+    def told(m: Measurement) -> Measurement:
+        work = {"nfe": 8.0, "model_flops": 8 * 48 * per_position, "forward_tokens": 8 * 48 * fed}
+        work["arithmetic_intensity"] = 5.0
+        return m.model_copy(update={"metrics": {**m.metrics, **{name: Value(value=x) for name, x in work.items()}}})
+
+    run = certified(judged(study))
+    row = rows(replace(run, measurements=tuple(map(told, run.measurements))))["work of a step"]
+    assert row.verdict == verdict
+    assert reason in row.reason
+    assert f"{per_position / 2200:.2g} times a training forward of the AR network over the 48 positions" in row.measured
+    # The certificate of an older run may not state the shape.
+    assert rows(judged(study))["work of a step"].verdict == "not measured"
 
 
 @pytest.mark.parametrize(
