@@ -119,7 +119,6 @@ CASES = [
     ),
     case("two canvases", "diffusion-gemma", GEMMA, {"steps": 6}),
     case("Llama", "hf", LLAMA, HOT),
-    case("Gemma", "hf", GEMMA),
     case("Llama", "hf-static", LLAMA),
     case("Gemma", "hf-static", GEMMA),
 ]  # fmt: skip
