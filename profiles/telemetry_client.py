@@ -47,15 +47,18 @@ class TelemetryProcess:
     ) -> TelemetryProcess:
         """Watch the device that torch calls `cuda:index` and `uuid`. Raises NoGpuError with the reason."""
         command = [sys.executable, "-m", f"{__package__}.telemetry_process", "--index", str(index), "--nvml", nvml]
-        errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        process = subprocess.Popen(
-            command if uuid is None else [*command, "--uuid", uuid],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env={**os.environ, PARENT: str(os.getpid())},
-            start_new_session=True,
-        )
+        try:
+            errors = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+            process = subprocess.Popen(
+                command if uuid is None else [*command, "--uuid", uuid],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env={**os.environ, PARENT: str(os.getpid())},
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise NoGpuError(f"the process that reads NVML does not start: {error}") from None
         made = cls(process, errors, answer_s)
         try:
             made._receive(start_s)

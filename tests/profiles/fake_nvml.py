@@ -5,6 +5,8 @@ too; the functions are ours. `fake.absent` names functions that this binding lac
 raise, or a function of the time that returns one (or None). `steady`, `dying`, … make fakes for a process of their own.
 """
 
+# ruff: noqa: N802, N803 - the names are NVML's
+
 from __future__ import annotations
 
 import ctypes
@@ -131,7 +133,7 @@ class FakeNvml:
     def nvmlDeviceIsMigDeviceHandle(self, device: Any) -> ctypes.c_uint:
         return ctypes.c_uint(isinstance(device, Part))
 
-    def nvmlDeviceGetDeviceHandleFromMigDeviceHandle(self, migDevice: Part) -> Gpu:  # noqa: N803
+    def nvmlDeviceGetDeviceHandleFromMigDeviceHandle(self, migDevice: Part) -> Gpu:
         return migDevice.gpu
 
     def nvmlDeviceGetGpuInstanceId(self, device: Part) -> int:
@@ -161,7 +163,7 @@ class FakeNvml:
         gpu, now = self._at(handle, "nvmlDeviceGetPowerUsage")
         return round(1000 * (gpu.average_power_w or gpu.power_w)(now))
 
-    def nvmlDeviceGetFieldValues(self, handle: Any, fieldIds: list[int]) -> Any:  # noqa: N803
+    def nvmlDeviceGetFieldValues(self, handle: Any, fieldIds: list[int]) -> Any:
         answers = (pynvml.c_nvmlFieldValue_t * len(fieldIds))()
         for answer, asked in zip(answers, fieldIds, strict=True):
             answer.fieldId = asked
@@ -218,22 +220,22 @@ class FakeNvml:
         self._samples[number] = (0.0, None)
         return ctypes.cast(number, pynvml.c_nvmlGpmSample_t)
 
-    def nvmlGpmSampleFree(self, gpmSample: Any) -> None:  # noqa: N803
+    def nvmlGpmSampleFree(self, gpmSample: Any) -> None:
         del self._samples[_address(gpmSample)]
 
-    def nvmlGpmSampleGet(self, device: Any, gpmSample: Any) -> Any:  # noqa: N803
+    def nvmlGpmSampleGet(self, device: Any, gpmSample: Any) -> Any:
         gpu, now = self._at(device, "nvmlGpmSampleGet")
         assert not gpu.parts, "a split GPU is sampled part by part"
         self._samples[_address(gpmSample)] = (now, gpu)
         return gpmSample
 
-    def nvmlGpmMigSampleGet(self, device: Any, gpuInstanceId: int, gpmSample: Any) -> Any:  # noqa: N803
+    def nvmlGpmMigSampleGet(self, device: Any, gpuInstanceId: int, gpmSample: Any) -> Any:
         gpu, now = self._at(device, "nvmlGpmMigSampleGet")
         assert 7 <= gpuInstanceId < 7 + len(gpu.parts)
         self._samples[_address(gpmSample)] = (now, gpu)
         return gpmSample
 
-    def nvmlGpmMetricsGet(self, metricsGet: Any) -> Any:  # noqa: N803
+    def nvmlGpmMetricsGet(self, metricsGet: Any) -> Any:
         assert metricsGet.version == pynvml.NVML_GPM_METRICS_GET_VERSION
         first, gpu = self._samples[_address(metricsGet.sample1)]
         last, same = self._samples[_address(metricsGet.sample2)]

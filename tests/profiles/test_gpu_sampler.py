@@ -43,7 +43,7 @@ class Scene:
 
 @pytest.fixture
 def scene(nvml: ModuleType) -> Any:
-    """`scene(power_w=…, …)`: a sampler of such a GPU, whose quantities are functions of the seconds since it started."""
+    """`scene(power_w=…, …)`: a sampler of such a GPU; its quantities are functions of the seconds since the start."""
 
     def make(*, absent: tuple[str, ...] = (), uuid: str | None = None, cost_s: float = 0.0, **gpu: Any) -> Scene:
         clock = nvml.FakeClock()
