@@ -72,7 +72,7 @@ class GpuSampler:
         return self._watched().stretch(begin_s, end_s)
 
     def reasons(self, *, begin_s: float, end_s: float) -> tuple[tuple[str, ...] | None, int | None]:
-        """What held the clocks in a stretch, and the most processes of others on the device; None: unknown."""
+        """What held the clocks in a stretch (its last hour), and the most processes of others; None: unknown."""
         return self._watched().reasons(begin_s, end_s)
 
     def idle(self, *, begin_s: float, end_s: float) -> None:

@@ -24,6 +24,7 @@ from .telemetry_process import NVML
 _START_S, _ANSWER_S, _END_S = 10.0, 2.0, 1.0
 IDLE_S = 1.5
 """Long enough for the energy counter's steps to be placed well; see `energy_counter`."""
+_SETTLES_S = 0.5  # what was copied to the device a moment ago is not what it draws idle
 
 
 class TelemetryProcess:
@@ -100,6 +101,9 @@ class TelemetryProcess:
 
     def watch_idle(self, seconds: float = IDLE_S) -> None:
         """Read the power of the device for `seconds` in which nothing runs on it; windows show it from then on."""
+        if self._why is not None:
+            return
+        time.sleep(_SETTLES_S)
         with self.closely():
             begin_s = time.monotonic()
             time.sleep(seconds if self._why is None else 0.0)
