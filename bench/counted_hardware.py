@@ -4,16 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..profiles.hardware import Hardware, KernelProfile, MemorySplit
+from ..profiles.hardware import TELEMETRY, Hardware, KernelProfile, MemorySplit
 from ..profiles.record import Trial, Value
 
 _KERNELS = ("kernel_busy", "launches_per_token", "profiler_overhead")
 _MEMORY = ("weights_b", "kv_b", "logits_b", "activations_b", "rest_b")
-TELEMETRY = (
-    "gpu_util_nvml", "sm_active", "sm_occupancy", "tensor_active", "dram_active", "fp16_active", "fp32_active",
-    "fp64_active", "power_w", "power_idle_w", "energy_j", "energy_per_token_j", "energy_integrated_ratio",
-    "sm_clock_mhz", "memory_clock_mhz", "temperature_c",
-)  # fmt: skip
 
 
 def hardware_values(trials: Sequence[Trial]) -> dict[str, Value]:

@@ -5,15 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import selectors
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-from .worker import PARENT
+from ..profiles.child import PARENT, Lines
 
 
 class WorkerFailedError(Exception):
@@ -39,7 +37,8 @@ class WorkerHandle:
             # Ctrl-C goes to the parent alone, which then ends its workers in order.
             start_new_session=True,
         )
-        self._buffer = b""
+        assert self._process.stdout is not None
+        self._replies = Lines(self._process.stdout)
 
     @property
     def pid(self) -> int:
@@ -61,19 +60,13 @@ class WorkerHandle:
 
     def receive(self, timeout_s: float) -> dict[str, Any]:
         """The reply to the oldest request. Raises WorkerFailedError; a worker that hangs past the limit is killed."""
-        assert self._process.stdout is not None
-        deadline = time.monotonic() + timeout_s
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._process.stdout, selectors.EVENT_READ)
-            while b"\n" not in self._buffer:
-                if not selector.select(max(deadline - time.monotonic(), 0)):
-                    self.kill()
-                    raise WorkerFailedError("hang", f"no answer within {timeout_s:.0f} s", fatal=True)
-                piece = os.read(self._process.stdout.fileno(), 1 << 20)
-                if not piece:
-                    raise self._died()
-                self._buffer += piece
-        line, _, self._buffer = self._buffer.partition(b"\n")
+        try:
+            line = self._replies.next(timeout_s)
+        except TimeoutError:
+            self.kill()
+            raise WorkerFailedError("hang", f"no answer within {timeout_s:.0f} s", fatal=True) from None
+        except EOFError:
+            raise self._died() from None
         reply: dict[str, Any] = json.loads(line)
         if not reply.pop("ok"):
             self._stderr.write(_encodable(reply.get("detail", "")).encode())

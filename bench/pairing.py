@@ -12,6 +12,7 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -39,6 +40,8 @@ from .suites import Pairing, Suite
 _SPOILING = frozenset({"hardware_slowdown", "hardware_thermal", "software_thermal", "power_brake"})
 # The other side's OpenMP team spins for some milliseconds after its last region.
 _TEAM_SETTLES_S = 0.01
+# A trace shows the counters from this long before its generation to this long after it, so that a short one has some.
+_AROUND_S = 0.25
 
 
 class Asked(Protocol):
@@ -48,11 +51,18 @@ class Asked(Protocol):
 
 
 class Meter(Protocol):
-    """The device's counters, sampled in a process of their own (see `telemetry_client.TelemetryProcess`)."""
+    """The device's counters, sampled in a process of their own (see `telemetry_client.TelemetryProcess`).
+
+    It never fails: what it cannot tell is null, with the reason. Times are those of `time.monotonic`.
+    """
+
+    def closely(self) -> AbstractContextManager[None]: ...
 
     def window(self, *, begin_s: float, end_s: float, generations: int, output_tokens: int) -> Telemetry: ...
 
-    def reasons(self, *, begin_s: float, end_s: float) -> tuple[tuple[str, ...], int | None]: ...
+    def stretch(self, *, begin_s: float, end_s: float) -> Telemetry: ...
+
+    def reasons(self, *, begin_s: float, end_s: float) -> tuple[tuple[str, ...] | None, int | None]: ...
 
 
 class Watcher(Protocol):
@@ -118,6 +128,7 @@ class PairingRun:
         self._suite, self._pairing, self._process = suite, pairing, process
         self._crew, self._watcher, self._started = crew, watcher, started
         self._order = 0
+        self._clock_reasons: tuple[str, ...] | None = None
         self._cells = [_Open(cell, f"c{number}") for number, cell in enumerate(pairing.cells)]
 
     def measure(self) -> list[Trial]:
@@ -293,8 +304,8 @@ class PairingRun:
         """Cells sampled while heat or the board held the clocks, or others used the device, are invalid, not slow."""
         if self._meter is None:
             return
-        reasons, foreign = self._meter.reasons(begin_s=begin_s, end_s=end_s)
-        held = sorted(_SPOILING.intersection(reasons))
+        self._clock_reasons, foreign = self._meter.reasons(begin_s=begin_s, end_s=end_s)
+        held = sorted(_SPOILING.intersection(self._clock_reasons or ()))
         for state in self._cells:
             if not state.open or (not held and not foreign):
                 continue
@@ -307,14 +318,18 @@ class PairingRun:
         if not state.open or not state.good:
             return
         cell = state.cell
-        trace = None if self._traces is None else str(self._traces / f"{_file_name(cell.key)}.json.gz")
         found = Hardware()
         try:
-            self._watcher.cell(cell, "replay under the profiler")
-            counted = [sample.order for sample in state.samples if sample.discarded is None]
-            reply = self._ask(cell.generator, "observe", id=state.id, counted=counted, trace=trace)
-            found = Hardware.model_validate(reply["hardware"])
-            telemetry, why = self._fill(state)
+            with nullcontext() if self._meter is None else self._meter.closely():
+                self._watcher.cell(cell, "replay under the profiler")
+                counted = [sample.order for sample in state.samples if sample.discarded is None]
+                keep = self._traces is not None
+                reply = self._ask(cell.generator, "observe", id=state.id, counted=counted, keep=keep)
+                found = Hardware.model_validate(reply["hardware"])
+                if self._traces is not None and reply["kept"] is not None:
+                    lost = self._trace(state, self._traces, **reply["kept"])
+                    found = found.model_copy(update={"missing": {**found.missing, **lost}})
+                telemetry, why = self._fill(state)
         except WorkerFailedError as error:
             self._revive(cell.generator, error)
             telemetry, why = None, error.message
@@ -322,6 +337,24 @@ class PairingRun:
                 found = Hardware(missing={"kernels": why, "memory": why})
         missing = found.missing if telemetry is not None else {**found.missing, "telemetry": why or "not recorded"}
         state.hardware = found.model_copy(update={"telemetry": telemetry, "missing": missing})
+
+    def _trace(self, state: _Open, folder: Path, begin_s: float, end_s: float) -> dict[str, str]:
+        """Have the worker write the profile that it keeps, with the readings of its time; or why there is no trace."""
+        since = begin_s - _AROUND_S
+        seen = None if self._meter is None else self._meter.stretch(begin_s=since, end_s=end_s + _AROUND_S)
+        fields = {
+            "id": state.id,
+            "file": str(folder / f"{_file_name(state.cell.key)}.json.gz"),
+            "telemetry": None if seen is None else seen.model_dump(),
+            "telemetry_begin_s": since,
+        }
+        try:
+            self._ask(state.cell.generator, "trace", **fields)
+        except WorkerFailedError as error:
+            if error.fatal:
+                raise
+            return {"trace": error.message}
+        return {}
 
     def _fill(self, state: _Open) -> tuple[Telemetry | None, str | None]:
         """Replays back to back for a window, watched by the device's counters or by the worker's own; or why not."""
@@ -407,6 +440,7 @@ class PairingRun:
             timeline=state.timeline,
             quality=state.quality,
             hardware=state.hardware,
+            clock_reasons=self._clock_reasons,
         )
 
 

@@ -110,10 +110,38 @@ def replay_profiled(opened: OpenCell) -> Replay:
     return Replay(seen, trace, timeline(trace, -1, opened.cell.length), int(tokens.numel()))
 
 
-def observe(opened: OpenCell, counted: Collection[int], *, trace_file: Path | None) -> Hardware:
-    """Kernels of a cell whose samples `counted` are taken; also its trace, if a file is given for it."""
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """A replay under the profiler beside the timed median that it is compared with."""
+
+    replay: Replay
+    latency_s: float
+    overhead: float | None
+
+    @property
+    def span(self) -> dict[str, float]:
+        """When the generation ran, on the monotonic clock."""
+        profiled = self.replay.profiled
+        return {"begin_s": profiled.began_s, "end_s": profiled.began_s + profiled.wall_s}
+
+    def write(self, file: Path, key: str, telemetry: Telemetry | None, telemetry_begin_s: float) -> None:
+        """The Perfetto trace of cell `key`, with readings that begin at `telemetry_begin_s` on the same clock."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        perfetto_trace(
+            file,
+            profiled=self.replay.profiled,
+            timeline=self.replay.timeline,
+            telemetry=telemetry,
+            telemetry_offset_s=telemetry_begin_s - self.replay.profiled.began_s,
+            title=key,
+            metadata={"cell": key, "latency_s": self.latency_s, "overhead": self.overhead},
+        )
+
+
+def observe(opened: OpenCell, counted: Collection[int]) -> tuple[Hardware, Profile | None]:
+    """Kernels of a cell whose samples `counted` are taken, and the profile that they come from, if one was made."""
     missing = {"memory": "not split in this version"}
-    kernels = None
+    kernels = profile = None
     typical = opened.typical(counted)
     layers = opened.context.config.num_hidden_layers
     if typical is None:
@@ -124,12 +152,14 @@ def observe(opened: OpenCell, counted: Collection[int], *, trace_file: Path | No
             "`dlmbench profile` with a shorter L shows them"
         )
     else:
-        kernels = _kernels(opened, typical[0].latency_s, trace_file)
-    return Hardware(kernels=kernels, missing=missing)
+        latency_s = typical[0].latency_s
+        replay = replay_profiled(opened)
+        kernels = _kernels(opened, replay, latency_s)
+        profile = Profile(replay, latency_s, kernels.overhead)
+    return Hardware(kernels=kernels, missing=missing), profile
 
 
-def _kernels(opened: OpenCell, latency_s: float, trace_file: Path | None) -> KernelProfile:
-    replay = replay_profiled(opened)
+def _kernels(opened: OpenCell, replay: Replay, latency_s: float) -> KernelProfile:
     found = kernel_profile(
         replay.profiled,
         device="cuda" if opened.context.device.startswith("cuda") else "cpu",
@@ -137,16 +167,5 @@ def _kernels(opened: OpenCell, latency_s: float, trace_file: Path | None) -> Ker
         forwards=len(replay.trace.forwards),
         median_latency_s=latency_s,
     )
-    if trace_file is not None:
-        trace_file.parent.mkdir(parents=True, exist_ok=True)
-        perfetto_trace(
-            trace_file,
-            profiled=replay.profiled,
-            timeline=replay.timeline,
-            telemetry=None,
-            telemetry_offset_s=0.0,
-            title=opened.cell.key,
-            metadata={"cell": opened.cell.key, "latency_s": latency_s, "overhead": found.overhead},
-        )
     stacks = sorted(replay.profiled.stacks(), key=lambda stack: -stack[1])[:_STACKS]
     return found.model_copy(update={"stacks": tuple(Stack(path=path, seconds=seconds) for path, seconds in stacks)})

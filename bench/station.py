@@ -22,6 +22,7 @@ from ..models.source import Source
 from ..profiles.calibration import Calibrator
 from ..profiles.clocks import clock_for
 from ..profiles.environment import git_state, read_variables
+from ..profiles.hardware import Telemetry
 from ..profiles.memory import read_peak_b, reset_peak
 from ..profiles.observer import unit_cost_s
 from ..profiles.record import Cell, TextQuality, Value, WorkerInfo
@@ -33,7 +34,7 @@ from .studies import pair_studies
 from .tokenizers import tokenizer_of
 
 if TYPE_CHECKING:
-    from .replay import EnergyMeter
+    from .replay import EnergyMeter, Profile
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -52,6 +53,7 @@ class Worker:
         self._held_out: dict[str, Value] | None = None
         self._judged: dict[str, TextQuality] = {}
         self._meter: EnergyMeter | None = None
+        self._profile: Profile | None = None
 
     def load(
         self,
@@ -170,13 +172,26 @@ class Worker:
             "timeline": None if line is None else line.model_dump(),
         }
 
-    def observe(self, *, id: str, counted: list[int], trace: str | None) -> dict[str, Any]:
-        """What the hardware does in a cell, from one replay under the profiler; a trace goes to the file `trace`."""
+    def observe(self, *, id: str, counted: list[int], keep: bool) -> dict[str, Any]:
+        """What the hardware does in a cell, from one replay under the profiler.
+
+        With `keep` it stays for `trace`, and the reply says when it was, on the monotonic clock (null: no replay).
+        """
         from .replay import observe  # the profiler, which no timed sample needs
 
-        file = None if trace is None else Path(trace)
-        found = observe(self._cells[id], counted, trace_file=file)
-        return {"hardware": found.model_dump()}
+        found, profile = observe(self._cells[id], counted)
+        self._profile = profile if keep else None
+        return {"hardware": found.model_dump(), "kept": None if self._profile is None else self._profile.span}
+
+    def trace(
+        self, *, id: str, file: str, telemetry: dict[str, Any] | None, telemetry_begin_s: float
+    ) -> dict[str, Any]:
+        """Write the profile that was kept as a Perfetto trace, with the readings of its time if there are any."""
+        profile, self._profile = self._profile, None
+        assert profile is not None
+        readings = None if telemetry is None else Telemetry.model_validate(telemetry)
+        profile.write(Path(file), self._cells[id].cell.key, readings, telemetry_begin_s)
+        return {}
 
     def fill(self, *, id: str, window_s: float) -> dict[str, Any]:
         """Generate back to back for `window_s` seconds; reply the window, and the energy where this worker reads it.
@@ -221,6 +236,7 @@ _OPERATIONS = (
     "study",
     "close",
     "observe",
+    "trace",
     "fill",
     "calibrate",
     "release",

@@ -7,6 +7,7 @@ the right model loaded, and replaced in every process round: the process is the 
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -14,14 +15,14 @@ from typing import Protocol
 from .. import InputError
 from ..models.pairs import Pair
 from ..models.plugins import side_of
+from ..profiles.gpus import NoGpuError
 from ..profiles.record import Cell, Reason, Status, Trial, WorkerInfo
 from ..profiles.store import append_trials, read_studies, write_studies
 from ..profiles.studies import Studies
+from ..profiles.telemetry_client import TelemetryProcess
 from .handle import WorkerFailedError, WorkerHandle
-from .pairing import Crew, PairingRun, Watcher
+from .pairing import Crew, Meter, PairingRun, Watcher
 from .suites import Pairing, Suite
-
-_NO_COUNTERS = "this version does not sample NVML through a run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +53,26 @@ class Job:
         return [(p, pairing) for p in range(processes) for pairing in self.pairings if p < pairing.processes]
 
 
+class RunMeter(Meter, Protocol):
+    """A meter that lives as long as a run."""
+
+    def watch_idle(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(slots=True)
 class _Staff:
-    """Live workers by what they have loaded; at most one pair and process round at a time."""
+    """Live workers by what they have loaded; at most one pair and process round at a time.
+
+    With them the meter of the GPU that they are on, from the first one that has it open to the end of the run, or
+    why there is none.
+    """
 
     job: Job
+    start_meter: Callable[..., RunMeter]
+    meter: RunMeter | None = None
+    no_meter: str | None = None
     count: int = 0
     loaded: tuple[str, str, int] | None = None
     handles: dict[str, WorkerHandle] = field(default_factory=dict)
@@ -74,8 +90,11 @@ class _Staff:
             self.loaded = wanted
             for name in names:
                 self._start(name)
-            for name in names:
-                self._ready(name)
+            uuids = [self._ready(name) for name in names]
+            self._watch(uuids[0])
+            # Every worker has its model loaded and waits for a request.
+            if self.meter is not None and process == 0 and self.job.suite.hardware:
+                self.meter.watch_idle()
 
         def replace(name: str) -> None:
             self.handles.pop(name).end()
@@ -117,10 +136,23 @@ class _Staff:
             judge=job.judge,
         )
 
-    def _ready(self, name: str) -> None:
+    def _ready(self, name: str) -> str | None:
+        """Wait until a worker has its model loaded; returns the UUID of the GPU that it is on, where torch tells it."""
         reply = self.handles[name].receive(self.job.suite.hang_s)
         self.infos[name] = WorkerInfo.model_validate(reply["info"])
         self.device_name = reply["device_name"]
+        uuid: str | None = reply.get("device_uuid")
+        return uuid
+
+    def _watch(self, uuid: str | None) -> None:
+        """Have the GPU's counters read from now on; once a run, whether that succeeds or not."""
+        kind, _, index = self.job.device.partition(":")
+        if kind != "cuda" or self.meter is not None or self.no_meter is not None:
+            return
+        try:
+            self.meter = self.start_meter(uuid=uuid, index=int(index or 0))
+        except NoGpuError as error:
+            self.no_meter = str(error)
 
     def end(self) -> None:
         for handle in self.handles.values():
@@ -140,12 +172,12 @@ class SweepWatcher(Watcher, Protocol):
     def pairing(self, name: str, process: int, number: int, total: int) -> None: ...
 
 
-def sweep(job: Job, watcher: SweepWatcher) -> str:
+def sweep(job: Job, watcher: SweepWatcher, *, start_meter: Callable[..., RunMeter] = TelemetryProcess.start) -> str:
     """Measure every pairing that is not done yet, appending its trials; returns the device's name as workers saw it.
 
-    Ends its workers whatever happens. Raises InputError where a worker refuses what it was asked to load.
+    Ends its workers and its meter whatever happens. Raises InputError where a worker refuses what it was asked to load.
     """
-    staff = _Staff(job)
+    staff = _Staff(job, start_meter)
     started = time.monotonic()
     rounds = job.rounds
     try:
@@ -160,7 +192,7 @@ def sweep(job: Job, watcher: SweepWatcher) -> str:
                     crew = staff.crew(part, process)
                     measured = PairingRun(
                         job.suite, part, process, crew, watcher, started,
-                        no_meter=_NO_COUNTERS if job.device.startswith("cuda") else None,
+                        meter=staff.meter, no_meter=staff.no_meter,
                         traces=job.folder / "traces" if job.suite.traces else None,
                     ).measure()  # fmt: skip
                 except WorkerFailedError as error:
@@ -180,6 +212,9 @@ def sweep(job: Job, watcher: SweepWatcher) -> str:
     except BaseException:
         staff.kill()
         raise
+    finally:
+        if staff.meter is not None:
+            staff.meter.close()
     return staff.device_name
 
 

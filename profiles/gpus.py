@@ -30,6 +30,9 @@ _COMPUTE_MODES = {0: "default", 1: "exclusive_thread", 2: "prohibited", 3: "excl
 _GRAPHICS, _SM, _MEMORY = 0, 1, 2  # nvmlClockType_t
 _CORE, _SLOWDOWN, _MEMORY_MAX = 0, 1, 2  # nvmlTemperatureSensors_t, nvmlTemperatureThresholds_t
 _MEMORY_TEMPERATURE = 82  # NVML_FI_DEV_MEMORY_TEMP
+# nvmlReturn_t: invalid argument, not supported, no permission, function not found, GPU lost, reset required, other
+# version of an argument, deprecated.
+_FOR_GOOD = frozenset({2, 3, 4, 13, 15, 16, 25, 26})
 
 
 class NoGpuError(Exception):
@@ -72,8 +75,8 @@ def read_gpu_activity(nvml: Any) -> list[Section] | None:
 
 
 @contextmanager
-def _session(nvml: Any) -> Iterator[list[Any]]:
-    """NVML between init and shutdown, with the handles of all GPUs. Raises NoGpuError."""
+def running(nvml: Any) -> Iterator[None]:
+    """NVML between init and shutdown. Raises NoGpuError where it is not installed or does not start."""
     if nvml is None:
         raise NoGpuError("the NVML binding is not installed (package nvidia-ml-py)")
     try:
@@ -81,6 +84,15 @@ def _session(nvml: Any) -> Iterator[list[Any]]:
     except Exception as error:
         raise NoGpuError(f"NVML does not start: {error}") from None
     try:
+        yield
+    finally:
+        _try(nvml.nvmlShutdown)
+
+
+@contextmanager
+def _session(nvml: Any) -> Iterator[list[Any]]:
+    """NVML running, with the handles of all GPUs. Raises NoGpuError."""
+    with running(nvml):
         try:
             handles = [nvml.nvmlDeviceGetHandleByIndex(i) for i in range(nvml.nvmlDeviceGetCount())]
         except Exception as error:
@@ -88,8 +100,23 @@ def _session(nvml: Any) -> Iterator[list[Any]]:
         if not handles:
             raise NoGpuError("NVML runs but lists no GPU")
         yield handles
-    finally:
-        _try(nvml.nvmlShutdown)
+
+
+def clock_reasons(bits: int) -> list[str]:
+    """Names of what holds the clocks, from the bits of nvmlDeviceGetCurrentClocksEventReasons."""
+    return [name for bit, name in _CLOCK_REASONS.items() if bits & bit]
+
+
+def for_good(error: Exception) -> bool:
+    """Whether asking again is of no use: the driver or the binding has no such function, or the device is lost."""
+    return isinstance(error, AttributeError) or getattr(error, "value", None) in _FOR_GOOD
+
+
+def refusal(function: str, error: Exception) -> str:
+    """One sentence (without its full stop) on an NVML function that failed."""
+    if isinstance(error, AttributeError):
+        return f"the NVML binding lacks {function}; a newer nvidia-ml-py may have it"
+    return f"NVML answers {function} with: {' '.join(str(error).split())}"
 
 
 def _describe(nvml: Any, index: int, handle: Any) -> Section:
@@ -163,7 +190,7 @@ def _activity(nvml: Any, index: int, handle: Any) -> Section:
         if drawing is None
         else [_process_name(nvml, process.pid) for process in drawing if process.pid not in computing],
         "memory_used_b": _memory_used(nvml, handle),
-        "clock_reasons": None if reasons is None else [n for bit, n in _CLOCK_REASONS.items() if reasons & bit],
+        "clock_reasons": None if reasons is None else clock_reasons(reasons),
         "temperature_c": _try(lambda: nvml.nvmlDeviceGetTemperature(handle, _CORE)),
         "slowdown_c": _try(lambda: nvml.nvmlDeviceGetTemperatureThreshold(handle, _SLOWDOWN)),
         "margin_c": _try(lambda: int(nvml.nvmlDeviceGetMarginTemperature(handle))),

@@ -14,6 +14,12 @@ from .stored import Stored
 
 KernelCategory = Literal["matmul", "attention", "normalisation", "sampling", "copy", "other"]
 CATEGORIES: tuple[KernelCategory, ...] = ("matmul", "attention", "normalisation", "sampling", "copy", "other")
+TELEMETRY = (
+    "gpu_util_nvml", "sm_active", "sm_occupancy", "tensor_active", "dram_active", "fp16_active", "fp32_active",
+    "fp64_active", "power_w", "power_idle_w", "energy_j", "energy_per_token_j", "energy_integrated_ratio",
+    "sm_clock_mhz", "memory_clock_mhz", "temperature_c",
+)  # fmt: skip
+"""The metrics that a window of telemetry may hold."""
 
 
 class Peak(Stored):
@@ -118,9 +124,9 @@ class Telemetry(Stored):
 
     `values` holds metrics by name (`gpu_util_nvml`, `sm_active`, `power_w`, ...: unit as declared in `metrics`),
     `missing` why another is absent. `series` are the readings inside the window, all of one length, by name: `at_s`
-    since its beginning, `power_w`, `sm_clock_mhz`, `memory_clock_mhz`, `temperature_c`, `gpu_util_nvml` (None: this
-    reading failed). `clock_reasons` are all that held the clocks at some reading; `foreign` is the most processes of
-    others seen on the device (None: unknown).
+    since its beginning, `power_w`, `sm_clock_mhz`, `memory_clock_mhz`, `temperature_c`, `gpu_util_nvml`,
+    `memory_used_b` (None: this reading failed, or it averages over time before the window). `clock_reasons` are all
+    that held the clocks at some reading; `foreign` is the most processes of others seen on the device (None: unknown).
     """
 
     source: str

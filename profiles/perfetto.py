@@ -37,6 +37,7 @@ _SERIES = {
     "memory_clock_mhz": "memory clock (MHz)",
     "temperature_c": "temperature (°C)",
     "gpu_util_nvml": "GPU util (NVML)",
+    "memory_used_b": "memory used (B)",
 }
 
 _Event = dict[str, Any]

@@ -267,6 +267,7 @@ class Trial(Stored):
 
     `pairing` names the shape and the process round that the cell was measured in; trials of one pairing alternated
     sample by sample. `counters` are values that no clock enters: NFE, tokens, FLOPs, bytes, memory, kernel counts.
+    `clock_reasons` are all that held the GPU's clocks while the pairing took samples (None: not known).
     """
 
     cell: Cell
@@ -288,6 +289,7 @@ class Trial(Stored):
     timeline: Timeline | None = None
     quality: TextQuality | None = None
     hardware: Hardware | None = None
+    clock_reasons: tuple[str, ...] | None = None
 
     def counted(self) -> tuple[Sample, ...]:
         """The samples that count: those not discarded."""

@@ -92,6 +92,7 @@ class Worker:
 
     `latency(cell, round)` and `foreign(cell, round)` make the samples; `failures[operation, cell key]` (key "" where
     there is none) lists errors raised by the next requests, None for a request that succeeds. A fatal one ends it.
+    `fill_s` is how long it pretends to fill a window on a GPU (None: as on a CPU without counters).
     """
 
     latency: Callable[[Cell, int], float] = lambda _, number: 0.01 * (1 + 0.3 * (number % 2))
@@ -99,6 +100,7 @@ class Worker:
     failures: dict[tuple[str, str], list[WorkerFailedError | None]] = field(default_factory=dict)
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     dead: bool = False
+    fill_s: float | None = None
     _cells: dict[str, Cell] = field(default_factory=dict)
 
     def ask(self, operation: str, timeout_s: float, **fields: Any) -> dict[str, Any]:
@@ -149,10 +151,19 @@ class Worker:
             "forwards": of.steps or of.length,
             "overhead": 1.0,
         }
-        return {"hardware": {"kernels": kernels, "missing": {"memory": "a fake worker"}}}
+        kept = {"begin_s": 100.0, "end_s": 100.5} if fields["keep"] else None
+        return {"hardware": {"kernels": kernels, "missing": {"memory": "a fake worker"}}, "kept": kept}
+
+    def _trace(self, *_: Any) -> dict[str, Any]:
+        return {}
 
     def _fill(self, of: Cell, fields: dict[str, Any]) -> dict[str, Any]:
-        return {"window": None, "telemetry": None, "why": "a fake worker has no counters"}
+        if self.fill_s is None:
+            return {"window": None, "telemetry": None, "why": "a fake worker has no counters"}
+        begin = time.monotonic()
+        time.sleep(self.fill_s)
+        window = {"begin_s": begin, "end_s": time.monotonic(), "generations": 4, "output_tokens": 4 * of.length}
+        return {"window": window, "telemetry": None, "why": None}
 
     def _quality(self, *_: Any) -> dict[str, Any]:
         return {"quality": None}
@@ -197,7 +208,8 @@ class Handle:
         if self.load_error is not None:
             self.worker.dead = self.load_error.fatal
             raise self.load_error
-        return {"info": info(os.getpid() + self.number).model_dump(), "device_name": "fake"}
+        who = info(os.getpid() + self.number).model_dump()
+        return {"info": who, "device_name": "fake", "device_uuid": None if self.device == "cpu" else "aaaa-1"}
 
     def ask(self, operation: str, timeout_s: float, **fields: Any) -> dict[str, Any]:
         time.sleep(Handle.pause_s if operation == "sample" else 0.0)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +15,7 @@ import pytest
 from dlmbench.bench.handle import WorkerFailedError
 from dlmbench.bench.pairing import Crew, PairingRun
 from dlmbench.bench.suites import Pairing, Suite, checked_suite
+from dlmbench.profiles.hardware import TELEMETRY, Telemetry
 from dlmbench.profiles.record import Cell, Reason, Trial
 
 GRID = {"pairs": ["small"], "lengths": [8], "steps": [8]}
@@ -52,7 +55,10 @@ class Scene:
     def keys(self) -> list[str]:
         return [cell.key for cell in self.cells]
 
-    def measure(self, process: int = 0, budget_s: float = 1e6, **settings: Any) -> dict[str, Trial]:
+    def measure(
+        self, process: int = 0, budget_s: float = 1e6, given: dict[str, Any] | None = None, **settings: Any
+    ) -> dict[str, Trial]:
+        """Run the pairing under these settings of its suite; `given` are other arguments of `PairingRun`."""
         infos = {name: self.fakes.info(pid) for pid, name in enumerate(self.workers)}
 
         def replace(name: str) -> None:
@@ -67,7 +73,8 @@ class Scene:
 
         shape = Pairing(name="shape", cells=self.cells, processes=1, budget_s=budget_s)
         crew = Crew(workers=self.workers, infos=infos, replace=replace)
-        trials = PairingRun(suite_of(**settings), shape, process, crew, self, time.monotonic()).measure()
+        run = PairingRun(suite_of(**settings), shape, process, crew, self, time.monotonic(), **(given or {}))
+        trials = run.measure()
         assert [trial.key for trial in trials] == self.keys
         return {trial.key: trial for trial in trials}
 
@@ -426,3 +433,134 @@ def test_a_profile_that_fails_costs_no_sample_and_says_why(scene: Scene) -> None
     assert seen.kernels is not None
     assert seen.missing["telemetry"] == "a fake worker has no counters"
     assert scene.measure(hardware=False)[of.key].hardware is None
+
+
+# The device's counters
+
+
+@dataclass
+class Meter:
+    """Counters that say what they are told to, and note what they were asked and when they read closely."""
+
+    scene: Scene
+    held: tuple[str, ...] | None = ()
+    foreign: int | None = 0
+    asked: list[tuple[str, float, float]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        for worker in self.scene.workers.values():
+            worker.fill_s = 0.0
+
+    @contextmanager
+    def closely(self) -> Iterator[None]:
+        self.asked.append(("closely", 0.0, 0.0))
+        try:
+            yield
+        finally:
+            self.asked.append(("seldom", 0.0, 0.0))
+
+    def window(self, *, begin_s: float, end_s: float, generations: int, output_tokens: int) -> Telemetry:
+        self.asked.append(("window", begin_s, end_s))
+        values = {"power_w": 300.0, "energy_per_token_j": 300.0 / output_tokens}
+        missing = {name: "a made-up meter" for name in TELEMETRY if name not in values}
+        return Telemetry(source="m", window_s=2.0, generations=generations, values=values, missing=missing)
+
+    def stretch(self, *, begin_s: float, end_s: float) -> Telemetry:
+        self.asked.append(("stretch", begin_s, end_s))
+        return Telemetry(source="m", window_s=1.0, generations=0, series={"at_s": (0.1,), "power_w": (250.0,)})
+
+    def reasons(self, *, begin_s: float, end_s: float) -> tuple[tuple[str, ...] | None, int | None]:
+        self.asked.append(("reasons", begin_s, end_s))
+        return self.held, self.foreign
+
+
+@pytest.mark.parametrize(
+    ("held", "foreign", "code", "words"),
+    [
+        (("hardware_thermal", "idle"), 0, "throttled", "the clocks were held by hardware_thermal while samples"),
+        (("software_thermal",), None, "throttled", "software_thermal"),
+        (("power_brake", "hardware_slowdown"), 0, "throttled", "hardware_slowdown, power_brake"),
+        ((), 2, "foreign_process", "2 other process(es) on the GPU while samples"),
+    ],
+)
+def test_samples_of_a_device_that_was_not_itself_are_invalid(
+    scene: Scene, held: tuple[str, ...], foreign: int | None, code: str, words: str
+) -> None:
+    trials = scene.measure(given={"meter": Meter(scene, held, foreign)})
+    for trial in trials.values():
+        assert trial.reason is not None
+        assert (trial.status, trial.reason.code, len(trial.samples)) == ("invalid", code, 4)
+        assert words in trial.reason.message
+        assert trial.clock_reasons == held
+
+
+@pytest.mark.parametrize(("held", "foreign"), [(("software_power_cap", "idle"), 0), ((), None), (None, None)])
+def test_a_power_cap_is_a_state_and_what_is_unknown_no_fault(
+    scene: Scene, held: tuple[str, ...] | None, foreign: int | None
+) -> None:
+    for trial in scene.measure(given={"meter": Meter(scene, held, foreign)}).values():
+        assert (trial.status, trial.clock_reasons) == ("ok", held)
+
+
+def test_counters_are_read_closely_in_replays_alone(scene: Scene, tmp_path: Path) -> None:
+    meter = Meter(scene)
+    begin = time.monotonic()
+    trials = scene.measure(hardware=True, given={"meter": meter, "traces": tmp_path})
+    # The first question is about the time of all samples, so that these were over before anything was read closely.
+    assert [what for what, *_ in meter.asked] == ["reasons"] + ["closely", "stretch", "window", "seldom"] * 3
+    _, since, until = meter.asked[0]
+    assert begin <= since <= until <= time.monotonic()
+    for trial in trials.values():
+        assert trial.hardware is not None
+        assert trial.hardware.telemetry is not None
+        assert trial.hardware.telemetry.values == {"power_w": 300.0, "energy_per_token_j": 300.0 / 32}
+        assert "telemetry" not in trial.hardware.missing
+
+
+def test_a_trace_gets_the_readings_of_its_time_and_a_little_around_it(scene: Scene, tmp_path: Path) -> None:
+    meter = Meter(scene)
+    scene.measure(hardware=True, given={"meter": meter, "traces": tmp_path})
+    # The fake replay runs from 100 to 100.5 s.
+    assert {tuple(stretch) for what, *stretch in meter.asked if what == "stretch"} == {(99.75, 100.75)}
+    (fields,) = [fields for name, fields in scene.workers["ar"].asked if name == "trace"]
+    assert fields["telemetry_begin_s"] == 99.75
+    assert fields["telemetry"]["series"] == {"at_s": (0.1,), "power_w": (250.0,)}
+    assert Path(fields["file"]).parent == tmp_path
+
+
+def test_without_a_meter_a_trace_has_no_counters(scene: Scene, tmp_path: Path) -> None:
+    scene.measure(hardware=True, given={"traces": tmp_path})
+    assert [fields["telemetry"] for name, fields in scene.workers["ar"].asked if name == "trace"] == [None]
+
+
+def test_a_trace_that_cannot_be_written_costs_the_trace_alone(scene: Scene, tmp_path: Path) -> None:
+    of = scene.cells[0]
+    scene.workers["ar"].failures["trace", of.key] = [scene.fakes.refused(message="OSError: no space left")]
+    hardware = scene.measure(hardware=True, given={"meter": Meter(scene), "traces": tmp_path})[of.key].hardware
+    assert hardware is not None
+    assert hardware.missing["trace"] == "OSError: no space left"
+    assert hardware.kernels is not None
+    assert hardware.telemetry is not None
+
+
+@pytest.mark.parametrize("fatal", [True, False])
+def test_a_window_that_cannot_be_filled_costs_its_counters_alone(scene: Scene, fatal: bool) -> None:
+    of = scene.cells[0]
+    meter = Meter(scene)
+    error = scene.fakes.died() if fatal else scene.fakes.refused("out_of_memory", "no memory")
+    scene.workers["ar"].failures["fill", of.key] = [error]
+    trial = scene.measure(hardware=True, given={"meter": meter})[of.key]
+    assert trial.hardware is not None
+    assert (trial.status, trial.hardware.telemetry) == ("ok", None)
+    assert trial.hardware.missing["telemetry"] == error.message
+    assert trial.hardware.kernels is not None
+    assert meter.asked[-1][0] == "seldom"
+
+
+def test_without_a_meter_nothing_is_generated_for_it_and_the_reason_is_kept(scene: Scene) -> None:
+    trials = scene.measure(hardware=True, given={"no_meter": "NVML does not start: Driver Not Loaded"})
+    for trial in trials.values():
+        assert trial.hardware is not None
+        assert trial.hardware.missing["telemetry"] == "NVML does not start: Driver Not Loaded"
+        assert trial.clock_reasons is None
+    assert all(not worker.operations("fill") for worker in scene.workers.values())

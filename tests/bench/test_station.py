@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from dlmbench.models.pairs import load_pair
+from dlmbench.profiles.perfetto import trace_tracks
 from dlmbench.profiles.record import Cell
 
 PLUG = """
@@ -155,3 +158,47 @@ def test_one_judgement_does_for_all_engines_and_batches_of_a_setting() -> None:
     assert found["one"] == found["many"] != found["longer"]
     assert found["one"]["metrics"]["quality.heldout_nats"] == found["longer"]["metrics"]["quality.heldout_nats"]
     assert found["one"]["metrics"]["quality.heldout_nats"]["value"] == pytest.approx(1.8, abs=0.1)
+
+
+def test_a_profile_that_was_kept_becomes_a_trace_with_the_readings_of_its_time(tmp_path: Path) -> None:
+    """Readings every millisecond, at 100 W until the generation begins, 300 W until it ends, 50 W from then on."""
+    from dlmbench.bench.station import Worker, answer
+
+    worker = Worker()
+
+    def request(operation: str, **fields: Any) -> dict[str, Any]:
+        reply = json.loads(json.dumps(answer(worker, {"op": operation, **fields})))
+        assert reply["ok"], reply
+        return reply
+
+    request(
+        "load", config=load_pair("small").ar.backbone.model_dump(), weights="random", seed=0,
+        dtype="float32", device="cpu", threads=1, prompts=None, tokenizer="source",
+    )  # fmt: skip
+    request("open", id="c", cell=Cell(pair="small", side="ar", generator="ar", length=4, batch=2).model_dump())
+    request("sample", id="c", order=0, round=0, prompt=0, seed=1, started_s=0.0)
+    before = time.monotonic()
+    assert request("observe", id="c", counted=[0], keep=False)["kept"] is None
+    kept = request("observe", id="c", counted=[0], keep=True)["kept"]
+    begin, end = kept["begin_s"], kept["end_s"]
+    assert before < begin < end < time.monotonic()
+
+    times = [begin - 0.25 + 0.001 * n for n in range(round(1000 * (end - begin + 0.5)))]
+    watts = [100.0 if at < begin else 300.0 if at <= end else 50.0 for at in times]
+    series = {"at_s": [at - times[0] for at in times], "power_w": watts, "temperature_c": [50.0] * len(times)}
+    telemetry = {"source": "m", "window_s": end - begin + 0.5, "generations": 0, "series": series}
+    file = tmp_path / "traces" / "t.json.gz"
+    request("trace", id="c", file=str(file), telemetry=telemetry, telemetry_begin_s=times[0])
+
+    tracks = trace_tracks(file)
+    assert tracks["counters/power (W)"] == tracks["counters/temperature (°C)"] == len(times)
+    assert tracks["generation/forwards"] == 4
+    events = json.loads(gzip.decompress(file.read_bytes()))["traceEvents"]
+    forwards = [event for event in events if event.get("cat") == "forward"]
+    first, last = min(f["ts"] for f in forwards), max(f["ts"] + f["dur"] for f in forwards)
+    power = [(event["ts"], event["args"]["value"]) for event in events if event["name"] == "power (W)"]
+    while_it_ran = [value for at, value in power if first <= at <= last]
+    assert set(while_it_ran) == {300.0}
+    assert {value for at, value in power if at < first - 10_000} == {100.0}
+    assert {value for at, value in power if at > last + 10_000} >= {50.0}
+    assert list((tmp_path / "traces").iterdir()) == [file]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import os
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,8 +14,10 @@ from dlmbench import InputError
 from dlmbench.bench.suites import checked_suite, expand
 from dlmbench.bench.sweep import Job, sweep
 from dlmbench.models.pairs import load_pair
+from dlmbench.profiles.gpus import NoGpuError
 from dlmbench.profiles.record import Trial
 from dlmbench.profiles.store import TRIALS_FILE, read_studies
+from dlmbench.profiles.telemetry_client import TelemetryProcess
 
 
 class Silent:
@@ -33,11 +36,10 @@ class Silent:
     def failed(self, *_: object) -> None: ...
 
 
-def job(folder: Path, processes: int = 2, *, studies: bool = False, **grid: Any) -> Job:
+def job(folder: Path, processes: int = 2, *, studies: bool = False, hardware: bool = False, **grid: Any) -> Job:
     table = {"pairs": ["small"], "lengths": [8, 16], "steps": ["L"], **grid}
-    suite = checked_suite(
-        {"name": "m", "processes": processes, "max_samples": 3, "studies": studies, "grid": [table]}, "m.toml"
-    )
+    settings = {"processes": processes, "max_samples": 3, "studies": studies, "hardware": hardware}
+    suite = checked_suite({"name": "m", **settings, "grid": [table]}, "m.toml")
     pairs = {name: load_pair(name) for name in table["pairs"]}
     pairings = tuple(expand(suite, pairs, "cpu"))
     return Job(
@@ -219,3 +221,101 @@ def test_studies_that_fail_cost_no_trial_and_say_why(tmp_path: Path, handles: An
 def test_a_run_without_studies_asks_for_none(tmp_path: Path, handles: Any) -> None:
     sweep(job(tmp_path), Silent())
     assert read_studies(tmp_path) == {}
+
+
+# The GPU's counters
+
+
+@dataclass
+class Meters:
+    """Starts made-up meters, and notes what becomes of them."""
+
+    refusal: str | None = None
+    told: list[object] = field(default_factory=list)
+
+    def start(self, **device: object) -> Any:
+        self.told.append(device)
+        if self.refusal is not None:
+            raise NoGpuError(self.refusal)
+        return self
+
+    def watch_idle(self) -> None:
+        self.told.append("idle")
+
+    def reasons(self, **_: float) -> tuple[tuple[str, ...] | None, int | None]:
+        self.told.append("reasons")
+        return ("software_power_cap",), None
+
+    def close(self) -> None:
+        self.told.append("close")
+
+
+def test_one_meter_watches_the_workers_gpu_through_the_whole_run(tmp_path: Path, handles: Any) -> None:
+    meters = Meters()
+    sweep(replace(job(tmp_path), device="cuda:1"), Silent(), start_meter=meters.start)
+    # Two shapes in two rounds; no idle power is asked for where no window follows.
+    assert meters.told == [{"uuid": "aaaa-1", "index": 1}, *["reasons"] * 4, "close"]
+    assert {t.clock_reasons for t in trials(tmp_path)} == {("software_power_cap",)}
+    assert all(handle.ended for handle in handles.started)
+
+
+def test_idle_power_is_read_when_all_models_are_loaded_and_nothing_ran(tmp_path: Path, handles: Any) -> None:
+    meters = Meters()
+    running = []
+
+    def watch_idle() -> None:
+        running.append([(handle.generator, list(handle.worker.asked)) for handle in handles.started if handle.alive])
+        raise KeyboardInterrupt
+
+    meters.watch_idle = watch_idle  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        sweep(replace(job(tmp_path, hardware=True), device="cuda"), Silent(), start_meter=meters.start)
+    assert running == [[("ar", []), ("masked-diffusion", [])]]
+    assert meters.told == [{"uuid": "aaaa-1", "index": 0}, "close"]
+    assert all(handle.killed for handle in handles.started)
+
+
+def test_a_gpu_that_cannot_be_watched_is_asked_for_once_and_measured(tmp_path: Path, handles: Any) -> None:
+    meters = Meters(refusal="NVML does not start: Driver Not Loaded")
+    sweep(replace(job(tmp_path, hardware=True), device="cuda"), Silent(), start_meter=meters.start)
+    assert meters.told == [{"uuid": "aaaa-1", "index": 0}]
+    found = trials(tmp_path)
+    assert {(t.status, t.clock_reasons) for t in found} == {("ok", None)}
+    assert {t.hardware.missing["telemetry"] for t in found if t.hardware} == {"NVML does not start: Driver Not Loaded"}
+
+
+def test_a_cpu_has_no_meter(tmp_path: Path, handles: Any) -> None:
+    meters = Meters()
+    sweep(job(tmp_path, hardware=True), Silent(), start_meter=meters.start)
+    assert meters.told == []
+
+
+def test_counters_of_a_made_up_gpu_end_in_the_trials(
+    tmp_path: Path, handles: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A real process reads a fake NVML: 300 W, and the process that runs this test on the GPU."""
+    fake = Path(__file__).parents[1] / "profiles"
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(fake), os.environ.get("PYTHONPATH")))))
+    started = []
+
+    def start(*, uuid: str | None, index: int) -> TelemetryProcess:
+        started.append(TelemetryProcess.start(uuid=None, index=index, nvml="fake_nvml:steady"))
+        return started[-1]
+
+    def fill(handle: Any) -> None:
+        handle.worker.fill_s = 1.4
+
+    handles.plan = staticmethod(fill)
+    monkeypatch.setattr(handles, "pause_s", 0.15)  # a sample's; six of them see some readings
+    sweep(replace(job(tmp_path, processes=1, hardware=True, lengths=[8]), device="cuda"), Silent(), start_meter=start)
+    for trial in trials(tmp_path):
+        assert trial.hardware is not None
+        seen = trial.hardware.telemetry
+        assert seen is not None
+        assert seen.missing == {}
+        assert seen.values["power_w"] == pytest.approx(300, rel=0.05)
+        assert seen.values["power_idle_w"] == pytest.approx(300, rel=0.05)
+        assert seen.values["energy_per_token_j"] == pytest.approx(300 * seen.window_s / 32, rel=0.05)
+        assert seen.values["sm_active"] == pytest.approx(0.75, rel=0.01)
+        assert (trial.status, trial.clock_reasons, seen.foreign) == ("ok", (), 0)
+    assert started[0]._process.poll() is not None, "it outlived the run"

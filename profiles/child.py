@@ -1,0 +1,62 @@
+"""What a process and its child share: the tie that ends the child with its parent, and the pipe between them.
+
+Imports nothing slow: a child ties itself before it does anything else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import selectors
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import IO, TextIO
+
+PARENT = "DLMBENCH_PARENT"
+"""The environment variable by which a parent tells its child who it is."""
+
+
+def tie_to_parent() -> None:
+    """On Linux: die with the parent, and be the first to go when memory runs out. Elsewhere a closed pipe ends us."""
+    if sys.platform != "linux":
+        return
+    with contextlib.suppress(OSError, AttributeError):
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+    if os.getppid() != int(os.environ.get(PARENT, os.getppid())):  # it died before the line above took effect
+        sys.exit(1)
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
+
+
+def replies() -> TextIO:
+    """The original standard output, kept to replies: what libraries print from now on goes to standard error."""
+    kept = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    return kept
+
+
+class Lines:
+    """Lines from a pipe, waited for without spinning; they may arrive in pieces."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        self._pipe = pipe
+        self._buffer = b""
+
+    def next(self, timeout_s: float) -> bytes:
+        """The next line. Raises TimeoutError where it is not whole within the limit, EOFError where the pipe ended."""
+        deadline = time.monotonic() + timeout_s
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._pipe, selectors.EVENT_READ)
+            while b"\n" not in self._buffer:
+                if not selector.select(max(deadline - time.monotonic(), 0)):
+                    raise TimeoutError
+                piece = os.read(self._pipe.fileno(), 1 << 20)
+                if not piece:
+                    raise EOFError
+                self._buffer += piece
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
