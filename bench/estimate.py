@@ -21,7 +21,7 @@ from ..models.gemma_config import GemmaConfig
 from ..models.names import AR, BUILT_IN, SPECULATIVE
 from ..models.pairs import Pair
 from ..profiles.limits import read_limits
-from ..profiles.record import Calibration, Cell
+from ..profiles.record import Cell
 
 # Interpreter, torch and its libraries in a worker, as seen on Linux; CUDA's context and libraries on the device.
 _PROCESS_B = {"cpu": 450 << 20, "cuda": 900 << 20}
@@ -111,7 +111,7 @@ def latency_above(floor_s: float, forwards: int, side: str) -> float:
     return floor_s / _EFFICIENCY[side] + forwards * _FORWARD_OVERHEAD_S
 
 
-def rough_latency_s(cell: Cell, pair: Pair, peak: Calibration) -> float:
+def rough_latency_s(cell: Cell, pair: Pair, flop_s: float, byte_s: float) -> float:
     """Rough time of one generation whose forwards nobody can tell beforehand (see `forecast`), in seconds."""
     config = config_of(cell, pair)
     prompt, length, batch = max(cell.prompt_length, 1), cell.length, cell.batch
@@ -121,7 +121,7 @@ def rough_latency_s(cell: Cell, pair: Pair, peak: Calibration) -> float:
             config, rows=batch, q_len=q_len, kv_len=kv_len, logit_rows=logit_rows,
             mask="causal" if causal else "bidirectional", dtype=cell.dtype, kv_dtype=cell.kv_dtype,
         )  # fmt: skip
-        return cost.floor_s(peak.matmul_flop_s, peak.read_b_s) / _EFFICIENCY[cell.side] + _FORWARD_OVERHEAD_S
+        return cost.floor_s(flop_s, byte_s) / _EFFICIENCY[cell.side] + _FORWARD_OVERHEAD_S
 
     if cell.side == "ar":
         middle = floor(1, prompt + length // 2, batch, True)

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from rich.console import Console
 from rich.text import Text
 
+from ..profiles.hardware import DevicePeaks
 from ..profiles.record import Cell
 from ..reports.format import MISSING, format_number
 from ..reports.grid import GridColumn, draw
 from ..reports.plain import plain
 from ..reports.rows import shape_title
-from .forecast import Forecast
+from .estimate import config_of
+from .forecast import Forecast, Forecaster
 from .plan import Plan
 
 
@@ -27,6 +29,41 @@ class Rates:
 
     flop_s: float
     byte_s: float
+
+
+RatesOf = Mapping[tuple[str, str], Rates]  # by pair and dtype: what is read from a cache depends on the weights' size
+
+
+def rates_now(plan: Plan, peaks: DevicePeaks | None) -> dict[tuple[str, str], Rates]:
+    """What the plan's device sustains for each pair and dtype.
+
+    On a GPU its peaks, where they are known. On a CPU small weights are read from a cache, so that each pair's read is
+    timed here and now, in this process, with the plan's threads: some tenths of a second for each.
+    """
+    import torch
+
+    from ..profiles.calibration import Calibrator
+    from ..profiles.clocks import clock_for
+
+    torch.set_num_threads(plan.threads)
+    found = {}
+    for pair, dtype in dict.fromkeys((cell.pair, cell.dtype) for part in plan.pairings for cell in part.cells):
+        product = None if peaks is None else peaks.matmul.get(dtype)
+        if peaks is not None and peaks.read is not None and product is not None and plan.device != "cpu":
+            found[pair, dtype] = Rates(product.sustained, peaks.read.sustained)
+            continue
+        cells = [cell for part in plan.pairings for cell in part.cells if (cell.pair, cell.dtype) == (pair, dtype)]
+        weights = max(config_of(cell, plan.pairs[pair]).weight_bytes(dtype) for cell in cells)
+        now = Calibrator(plan.device, dtype, clock_for(plan.device), weights, product).measure()
+        flop_s = now.matmul_flop_s if product is None else max(product.sustained, now.matmul_flop_s)
+        found[pair, dtype] = Rates(flop_s, now.read_b_s)
+    return found
+
+
+def show_what_physics_allows(plan: Plan, peaks: DevicePeaks | None, console: Console) -> None:
+    """The whole table, from a plan and the device's peaks."""
+    rates = rates_now(plan, peaks)
+    show_floors(floor_rows(plan, Forecaster(plan), rates), rates, console)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,15 +78,15 @@ class FloorRow:
     memory_share: float | None
 
 
-def floor_rows(plan: Plan, forecast: Callable[[Cell], Forecast], rates: Mapping[str, Rates]) -> list[FloorRow]:
-    """A row for each label of each shape, in the plan's order; `rates` are by dtype."""
+def floor_rows(plan: Plan, forecast: Callable[[Cell], Forecast], rates: RatesOf) -> list[FloorRow]:
+    """A row for each label of each shape, in the plan's order."""
     rows: dict[tuple[object, ...], FloorRow] = {}
     for cell in (cell for pairing in plan.pairings for cell in pairing.cells):
         label = _label(cell, plan)
         key = (*cell.shape, cell.dtype, label)
         if key in rows:
             continue
-        expected, rate = forecast(cell), rates.get(cell.dtype)
+        expected, rate = forecast(cell), rates.get((cell.pair, cell.dtype))
         known = expected.why is None and rate is not None
         rows[key] = FloorRow(
             cell.shape,
@@ -62,7 +99,7 @@ def floor_rows(plan: Plan, forecast: Callable[[Cell], Forecast], rates: Mapping[
     return list(rows.values())
 
 
-def show_floors(rows: list[FloorRow], rates: Mapping[str, Rates], console: Console) -> None:
+def show_floors(rows: list[FloorRow], rates: RatesOf, console: Console) -> None:
     """Print the table; a cell that nobody can foretell says why below it."""
     console.print(Text("what physics allows, before anything is measured", style="bold"))
     columns = [
@@ -82,10 +119,10 @@ def show_floors(rows: list[FloorRow], rates: Mapping[str, Rates], console: Conso
             lines.append(f"{plain(shape[0])}, {shape_title(shape)}")
         lines.append([Text(text) for text in _cells(row)])
     told = "; ".join(
-        f"{dtype} {format_number(rate.flop_s, 'FLOP/s')}, {format_number(rate.byte_s, 'B/s')}"
-        for dtype, rate in rates.items()
+        f"{plain(pair)} {dtype} {format_number(rate.flop_s, 'FLOP/s')}, {format_number(rate.byte_s, 'B/s')}"
+        for (pair, dtype), rate in rates.items()
     )
-    draw(console, columns, lines, f"At the peaks of this device: {told}. A forward takes its slower resource's time.")
+    draw(console, columns, lines, f"At what this device sustains: {told}. A forward takes its slower resource's time.")
     unknown = {row.forecast.why: plain(row.label) for row in rows if row.forecast.why is not None}
     for why, label in unknown.items():
         console.print(Text(f"{MISSING} {label}: {plain(why)}", style="dim"), soft_wrap=True)

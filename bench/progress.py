@@ -60,6 +60,11 @@ class Progress:
         self._cell, self._count, self._width = cell.key, count, half_width
         self._draw(force=False)
 
+    def show(self, draw: Callable[[Console], None]) -> None:
+        """Draw something for a person to read, above the panel."""
+        if not self._quiet:
+            draw(self._console)
+
     def failed(self, cell: Cell, reason: Reason) -> None:
         """A cell has failed; the run goes on."""
         if not self._quiet:

@@ -29,6 +29,7 @@ from ..profiles.store import (
     write_measurements,
     write_run,
 )
+from .floors import show_what_physics_allows
 from .options import RunOptions, adopted
 from .plan import Plan, ar_generators, make_plan, pair_records
 from .progress import Progress
@@ -248,6 +249,7 @@ def _measure(run: Run, plan: Plan, folder: Path, done: frozenset[str], progress:
         for note in notes:
             progress.note(note)
         write_run(folder, run)
+        progress.show(lambda console: show_what_physics_allows(plan, peaks, console))
 
     begin = time.monotonic()
     previous = signal.signal(signal.SIGTERM, _interrupt)

@@ -11,10 +11,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..profiles.record import Calibration
 from ..profiles.store import StoredRun, read_run
 from ..reports.format import MISSING, format_number
-from .estimate import PAIRING_S, REPORT_S, START_S, available_b, config_of, latency_above, memory_b, rough_latency_s
+from .estimate import PAIRING_S, REPORT_S, START_S, available_b, latency_above, memory_b, rough_latency_s
 from .options import RunOptions
 from .plan import Plan, ar_generators, make_plan
 from .progress import Progress
@@ -97,12 +96,13 @@ def export_report(stored: StoredRun) -> list[Path]:
 
 def dry_run_command(options: RunOptions, console: Console) -> dict[str, Any]:
     """Show what a run would measure, how long it might take, what it needs and what does not fit. Writes nothing."""
+    from .floors import rates_now
     from .forecast import Forecaster  # imports torch
 
     plan = make_plan(options)
     forecast = Forecaster(plan)
     forecasts = {cell.key: forecast(cell) for pairing in plan.pairings for cell in pairing.cells}
-    peaks = _peaks(plan)
+    rates = rates_now(plan, None)
     have = available_b(plan.device)
     cells = []
     total = START_S * max(p.processes for p in plan.pairings) * len(plan.pairs) + REPORT_S
@@ -110,10 +110,10 @@ def dry_run_command(options: RunOptions, console: Console) -> dict[str, Any]:
         per_process = PAIRING_S
         for cell in pairing.cells:
             pair = plan.pairs[cell.pair]
-            expected, peak = forecasts[cell.key], peaks[cell.dtype]
-            floor = expected.floor_s(peak.matmul_flop_s, peak.read_b_s) if expected.why is None else None
+            expected, rate = forecasts[cell.key], rates[cell.pair, cell.dtype]
+            floor = expected.floor_s(rate.flop_s, rate.byte_s) if expected.why is None else None
             if floor is None:
-                latency = rough_latency_s(cell, pair, peak)
+                latency = rough_latency_s(cell, pair, rate.flop_s, rate.byte_s)
             else:
                 latency = latency_above(floor, expected.launches, cell.side)
             # Three warm-up generations at least, the smallest number of samples at least, else the budget.
@@ -185,20 +185,3 @@ def _duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def _peaks(plan: Plan) -> dict[str, Calibration]:
-    """A quick calibration in this process, one per dtype; the device is otherwise idle."""
-    import torch
-
-    from ..profiles.calibration import Calibrator
-    from ..profiles.clocks import clock_for
-
-    torch.set_num_threads(plan.threads)
-    clock = clock_for(plan.device)
-    largest: dict[str, int] = {}
-    for pairing in plan.pairings:
-        for cell in pairing.cells:
-            weights = config_of(cell, plan.pairs[cell.pair]).weight_bytes(cell.dtype)
-            largest[cell.dtype] = max(weights, largest.get(cell.dtype, 0))
-    return {dtype: Calibrator(plan.device, dtype, clock, size).measure() for dtype, size in largest.items()}

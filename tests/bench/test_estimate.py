@@ -10,11 +10,11 @@ from dlmbench.bench.estimate import Fit, config_of, keeps_keys, latency_above, m
 from dlmbench.models.costs import forward_cost
 from dlmbench.models.names import BUILT_IN
 from dlmbench.models.pairs import Pair, load_pair
-from dlmbench.profiles.record import Calibration, Cell, Decode
+from dlmbench.profiles.record import Cell, Decode
 
-PEAK = Calibration(matmul_flop_s=1e12, read_b_s=1e11, dtype="float32")
+PEAK = (1e12, 1e11)  # FLOP/s, B/s
 # Far more arithmetic than reading: the floor is the bytes' time; and the other way round.
-BYTES_DECIDE = Calibration(matmul_flop_s=1e30, read_b_s=1e9, dtype="float32")
+BYTES_DECIDE = (1e30, 1e9)
 
 
 def cell(generator: str, pair: str = "small", **fields: Any) -> Cell:
@@ -114,7 +114,7 @@ def test_every_system_can_be_estimated(name: str) -> None:
         weights = config_of(of, pair).weight_bytes("bfloat16")
         assert weights < memory_b(of, pair, "cuda") < 2 * weights + 3 * 10**9
         longer = cell(generator, name, dtype="bfloat16", length=128, steps=16)
-        assert 0 < rough_latency_s(of, pair, PEAK) < rough_latency_s(longer, pair, PEAK)
+        assert 0 < rough_latency_s(of, pair, *PEAK) < rough_latency_s(longer, pair, *PEAK)
 
 
 def test_time_without_a_cache_is_one_whole_forward_a_step() -> None:
@@ -123,13 +123,13 @@ def test_time_without_a_cache_is_one_whole_forward_a_step() -> None:
         SMALL.diffusion.backbone, rows=1, q_len=96, kv_len=96, logit_rows=32, mask="bidirectional", dtype="float32"
     )
     expected = 8 * (cost.bytes / 1e9 / 0.7 + 1e-4)
-    assert rough_latency_s(cell("masked-diffusion"), SMALL, BYTES_DECIDE) == pytest.approx(expected)
+    assert rough_latency_s(cell("masked-diffusion"), SMALL, *BYTES_DECIDE) == pytest.approx(expected)
 
 
 def test_blocks_beside_a_cache_are_cheaper_than_whole_forwards() -> None:
-    flops_decide = Calibration(matmul_flop_s=1e9, read_b_s=1e30, dtype="float32")
+    flops_decide = (1e9, 1e30)
     whole, cached = (
-        rough_latency_s(cell("fast-dllm", block_length=8, cache=cache), SMALL, flops_decide)
+        rough_latency_s(cell("fast-dllm", block_length=8, cache=cache), SMALL, *flops_decide)
         for cache in ("none", "dual")
     )
     # 8 whole forwards of 96 positions against 8 + 8 of 8 and the prompt of 32 once: 768 against 160.

@@ -14,7 +14,7 @@ from dlmbench.bench.plan import Plan, make_plan
 from dlmbench.models.costs import Cost
 from dlmbench.profiles.record import Cell
 
-RATES = {"float32": Rates(flop_s=1e9, byte_s=1e8)}
+RATES = {("small", "float32"): Rates(flop_s=1e9, byte_s=1e8)}
 STEP = Announced("target", "decode", 1, 1, 33, 1, "causal")
 
 
