@@ -57,7 +57,9 @@ def _narrowed(plan: Plan, side: str) -> Plan:
         why = next(iter(plan.unfit.values()), f"suite {plan.suite.name} has no such cell at this shape")
         raise InputError(f"--side {side}: nothing to profile: {why}")
     pairing = first.model_copy(update={"cells": tuple(chosen.values()), "processes": 1})
+    # What ran is worth knowing on a busy machine too: no sample is discarded for others' use of the processors.
     settings = {"processes": 1, "hardware": True, "traces": True, "quality_texts": 0, "studies": False}
+    settings |= {"foreign_limit": None}
     warnings = tuple(warning for warning in plan.warnings if "fewer than five" not in warning)
     return replace(
         plan, suite=plan.suite.model_copy(update=settings), pairings=(pairing,), warnings=warnings, judge=None
