@@ -58,7 +58,8 @@ def _narrowed(plan: Plan, side: str) -> Plan:
         raise InputError(f"--side {side}: nothing to profile: {why}")
     pairing = first.model_copy(update={"cells": tuple(chosen.values()), "processes": 1})
     # What ran is worth knowing on a busy machine too: no sample is discarded for others' use of the processors.
-    settings = {"processes": 1, "hardware": True, "traces": True, "quality_texts": 0, "studies": False}
+    settings: dict[str, object] = {"processes": 1, "hardware": True, "traces": True, "foreign_limit": None}
+    settings |= {"quality_texts": 0, "studies": False}
     settings |= {"foreign_limit": None}
     warnings = tuple(warning for warning in plan.warnings if "fewer than five" not in warning)
     return replace(
