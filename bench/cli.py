@@ -315,6 +315,23 @@ def doctor(
 
 
 @app.command()
+def calibrate(
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads; one fewer than the cores by default.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16; several, all by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure what this device can do: matrix products, reads, copies; against its datasheet and the last time."""
+    from .calibrate_command import calibrate_command
+
+    document = calibrate_command(device, threads, _items(dtype), _console(as_json))
+    if as_json:
+        _print_json(document)
+    if not document["peaks"]:
+        raise typer.Exit(INVALID)
+
+
+@app.command()
 def demo(
     text: Annotated[str | None, typer.Option(help="A sentence to mask.")] = None,
     pair: Annotated[str, typer.Option(help="The pair to generate with.")] = "small",

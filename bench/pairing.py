@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from ..profiles.hardware import Hardware, Telemetry
+from ..profiles.hardware import Hardware, Peak, Telemetry
 from ..profiles.record import (
     Calibration,
     Cell,
@@ -109,7 +109,10 @@ class _Open:
 
 
 class PairingRun:
-    """Measures one pairing in one process round. `measure` returns a trial a cell, whatever happened to it."""
+    """Measures one pairing in one process round. `measure` returns a trial a cell, whatever happened to it.
+
+    `peaks` are those of the device's matrix products, by dtype, where they are known.
+    """
 
     def __init__(
         self,
@@ -123,8 +126,10 @@ class PairingRun:
         meter: Meter | None = None,
         no_meter: str | None = None,
         traces: Path | None = None,
+        peaks: Mapping[str, Peak] | None = None,
     ) -> None:
         self._meter, self._no_meter, self._traces = meter, no_meter, traces
+        self._peaks = {} if peaks is None else {dtype: peak.model_dump() for dtype, peak in peaks.items()}
         self._suite, self._pairing, self._process = suite, pairing, process
         self._crew, self._watcher, self._started = crew, watcher, started
         self._order = 0
@@ -248,7 +253,8 @@ class PairingRun:
         """The device's peaks now, from the first worker that answers."""
         for state in self._cells:
             try:
-                reply = self._ask(state.cell.generator, "calibrate", dtype=state.cell.dtype)
+                dtype = state.cell.dtype
+                reply = self._ask(state.cell.generator, "calibrate", dtype=dtype, peak=self._peaks.get(dtype))
                 return Calibration.model_validate(reply["calibration"])
             except WorkerFailedError as error:
                 if error.fatal:

@@ -65,6 +65,11 @@ class Progress:
         if not self._quiet:
             self._console.print(Text(f"{cell.key}: {reason.code}: {reason.message}", style="yellow"), soft_wrap=True)
 
+    def note(self, text: str) -> None:
+        """Something that a person should know, and that is no fault of a cell."""
+        if not self._quiet:
+            self._console.print(Text(text, style="yellow"), soft_wrap=True)
+
     def _remaining_s(self) -> float | None:
         if not self._number:
             return None

@@ -18,6 +18,7 @@ from typing import Any
 
 from .. import InputError, __version__
 from ..profiles.environment import capture_environment
+from ..profiles.hardware import Datasheet, DevicePeaks
 from ..profiles.record import Calibration, Run, Trial
 from ..profiles.store import (
     RUN_FILE,
@@ -235,13 +236,25 @@ def _measure(run: Run, plan: Plan, folder: Path, done: frozenset[str], progress:
         unfit=plan.unfit,
         blockwise=plan.blockwise,
         done=done,
+        peaks=run.device_peaks,
     )
+
+    def keep_peaks(peaks: DevicePeaks | None, notes: Sequence[str]) -> None:
+        nonlocal run
+        if peaks is None:
+            run = run.model_copy(update={"warnings": (*run.warnings, *notes)})
+        else:
+            run = run.model_copy(update={"device_peaks": peaks})
+        for note in notes:
+            progress.note(note)
+        write_run(folder, run)
+
     begin = time.monotonic()
     previous = signal.signal(signal.SIGTERM, _interrupt)
     device_name = ""
     try:
         with progress:
-            device_name = sweep(job, progress)
+            device_name = sweep(job, progress, keep_peaks)
     except KeyboardInterrupt:
         _conclude(run, folder, begin, device_name, complete=False)
         raise InterruptedRunError(str(folder)) from None
@@ -266,13 +279,18 @@ def _conclude(run: Run, folder: Path, begin: float, device_name: str, *, complet
     spent = (run.duration_s or 0.0) + time.monotonic() - begin
     try:
         write_schedules(folder, trials, run.pairs)
-        write_measurements(folder, measurements(trials, ar_generators(run.pairs)))
+        write_measurements(folder, measurements(trials, ar_generators(run.pairs), stated(run)))
         write_run(folder, replace_run(run, trials, finished, spent, device_name))
     except OSError as error:
         raise InputError(
             f"{folder}: cannot be written ({error.strerror}); every trial is kept, "
             f"make room and go on with: dlmbench run --resume {folder}"
         ) from None
+
+
+def stated(run: Run) -> Datasheet | None:
+    """What the maker states for the device of a run, where both are known."""
+    return None if run.device_peaks is None else run.device_peaks.datasheet
 
 
 def replace_run(run: Run, trials: Sequence[Trial], finished: str | None, spent: float, device_name: str) -> Run:

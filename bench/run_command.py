@@ -18,7 +18,7 @@ from .estimate import PAIRING_S, REPORT_S, START_S, available_b, config_of, late
 from .options import RunOptions
 from .plan import Plan, ar_generators, make_plan
 from .progress import Progress
-from .run import resume_run, start_run
+from .run import resume_run, start_run, stated
 from .summary import measurements
 
 
@@ -52,7 +52,8 @@ def stored_run(folder: Path) -> StoredRun:
     stored = read_run(folder)
     if stored.measurements or not stored.trials:
         return stored
-    return replace(stored, measurements=tuple(measurements(stored.trials, ar_generators(stored.run.pairs))))
+    run = stored.run
+    return replace(stored, measurements=tuple(measurements(stored.trials, ar_generators(run.pairs), stated(run))))
 
 
 def run_document(stored: StoredRun, files: Sequence[Path] = ()) -> dict[str, Any]:

@@ -22,7 +22,8 @@ from ..models.source import Source
 from ..profiles.calibration import Calibrator
 from ..profiles.clocks import clock_for
 from ..profiles.environment import git_state, read_variables
-from ..profiles.hardware import Telemetry
+from ..profiles.hardware import Peak, Telemetry
+from ..profiles.known_peaks import device_peaks
 from ..profiles.memory import read_peak_b, reset_peak
 from ..profiles.observer import unit_cost_s
 from ..profiles.record import Cell, TextQuality, Value, WorkerInfo
@@ -74,12 +75,7 @@ class Worker:
 
         Refuses at once any of `cells`, all that it will be asked to open, that its generator cannot run.
         """
-        if device.startswith("cuda") and not torch.cuda.is_available():
-            raise InputError(f"device {device!r}: torch {torch.__version__} sees no CUDA device; choose --device cpu")
-        if device.startswith("cuda"):
-            # Events, captures and memory statistics belong to the current device, whatever device a tensor is on.
-            torch.cuda.set_device(device)
-        torch.set_num_threads(threads)
+        _take(device, threads)
         self._device = device
         self._clock = clock_for(device)
         shape = network_config(config)
@@ -209,12 +205,26 @@ class Worker:
             return {"window": None, "telemetry": None, "why": self._meter.why}
         return {"window": None, "telemetry": self._meter.watch(opened, window_s).model_dump(), "why": None}
 
-    def calibrate(self, *, dtype: str) -> dict[str, Any]:
-        """Measure this device's matrix-product and read rates now."""
+    def calibrate(self, *, dtype: str, peak: dict[str, Any] | None = None) -> dict[str, Any]:
+        """Measure this device's matrix-product and read rates now; the product's `peak` tells what size suits it."""
         if dtype not in self._calibrators:
             weights = self._context.config.weight_bytes(dtype)
-            self._calibrators[dtype] = Calibrator(self._device, dtype, self._clock, weights)
+            known = None if peak is None else Peak.model_validate(peak)
+            self._calibrators[dtype] = Calibrator(self._device, dtype, self._clock, weights, known)
         return {"calibration": self._calibrators[dtype].measure().model_dump()}
+
+    def peaks(
+        self, *, device: str, threads: int, dtypes: Sequence[str], max_age_s: float, budget_s: float | None = None
+    ) -> dict[str, Any]:
+        """What the device can do, remembered if not older than `max_age_s`, else measured now; no model is needed."""
+        _take(device, threads)
+        found = device_peaks(device, dtypes, max_age_s=max_age_s, budget_s=budget_s)
+        return {
+            "peaks": found.peaks.model_dump(),
+            "before": None if found.before is None else found.before.model_dump(),
+            "remembered": found.remembered,
+            "notes": found.notes,
+        }
 
     def release(self) -> dict[str, Any]:
         """Drop all cells and give freed memory back, before the next shape."""
@@ -239,6 +249,7 @@ _OPERATIONS = (
     "trace",
     "fill",
     "calibrate",
+    "peaks",
     "release",
 )
 
@@ -260,6 +271,17 @@ def answer(worker: Worker, request: dict[str, Any]) -> dict[str, Any]:
         # torch's CPU allocator has no exception class of its own.
         code = "out_of_memory" if "can't allocate memory" in str(error) else "crash"
         return {"ok": False, "code": code, "message": _one_line(error), "detail": traceback.format_exc()}
+
+
+def _take(device: str, threads: int) -> None:
+    """Work on this device with so many threads. Raises InputError where torch cannot."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"device {device!r}: torch {torch.__version__} sees no CUDA device; choose --device cpu")
+    if device.startswith("cuda"):
+        # Events, captures and memory statistics belong to the current device, whatever device a tensor is on. This
+        # one must have an index, which "cuda" has not.
+        torch.cuda.set_device(torch.device(device).index or 0)
+    torch.set_num_threads(threads)
 
 
 def _one_line(error: BaseException) -> str:

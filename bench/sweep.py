@@ -7,7 +7,7 @@ the right model loaded, and replaced in every process round: the process is the 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -16,6 +16,8 @@ from .. import InputError
 from ..models.pairs import Pair
 from ..models.plugins import side_of
 from ..profiles.gpus import NoGpuError
+from ..profiles.hardware import DevicePeaks
+from ..profiles.peaks_cache import MAX_AGE_S
 from ..profiles.record import Cell, Reason, Status, Trial, WorkerInfo
 from ..profiles.store import append_trials, read_studies, write_studies
 from ..profiles.studies import Studies
@@ -30,7 +32,8 @@ class Job:
     """What a run measures and on what.
 
     `unfit` maps the key of a cell that this device cannot hold to the reason; `blockwise` names the pairings whose
-    workers fit only one at a time; `done` those that an earlier session of this run finished.
+    workers fit only one at a time; `done` those that an earlier session of this run finished, `peaks` what it learnt of
+    the device.
     """
 
     suite: Suite
@@ -45,6 +48,7 @@ class Job:
     unfit: dict[str, str] = field(default_factory=dict)
     blockwise: frozenset[str] = frozenset()
     done: frozenset[str] = frozenset()
+    peaks: DevicePeaks | None = None
 
     @property
     def rounds(self) -> list[tuple[int, Pairing]]:
@@ -172,14 +176,31 @@ class SweepWatcher(Watcher, Protocol):
     def pairing(self, name: str, process: int, number: int, total: int) -> None: ...
 
 
-def sweep(job: Job, watcher: SweepWatcher, *, start_meter: Callable[..., RunMeter] = TelemetryProcess.start) -> str:
+class PeaksKeeper(Protocol):
+    """Told once, before the first cell is opened, what the device can do; None where that cannot be measured.
+
+    `notes` are sentences for a person: why there are no peaks, or what went wrong with those remembered.
+    """
+
+    def __call__(self, peaks: DevicePeaks | None, notes: Sequence[str]) -> None: ...
+
+
+def sweep(
+    job: Job,
+    watcher: SweepWatcher,
+    keep_peaks: PeaksKeeper = lambda peaks, notes: None,
+    *,
+    start_meter: Callable[..., RunMeter] = TelemetryProcess.start,
+) -> str:
     """Measure every pairing that is not done yet, appending its trials; returns the device's name as workers saw it.
 
-    Ends its workers and its meter whatever happens. Raises InputError where a worker refuses what it was asked to load.
+    The device's peaks, unless the job knows them, are asked of the first worker that has loaded its model. Ends its
+    workers and its meter whatever happens. Raises InputError where a worker refuses what it was asked to load.
     """
     staff = _Staff(job, start_meter)
     started = time.monotonic()
     rounds = job.rounds
+    peaks, known = job.peaks, job.peaks is not None
     try:
         for number, (process, pairing) in enumerate(rounds):
             if f"{pairing.name}#{process}" in job.done:
@@ -190,10 +211,16 @@ def sweep(job: Job, watcher: SweepWatcher, *, start_meter: Callable[..., RunMete
             for part in _parts(fitting, process, blockwise=pairing.name in job.blockwise):
                 try:
                     crew = staff.crew(part, process)
+                    if not known:
+                        watcher.cell(part.cells[0], "the device's peaks")
+                        known, (peaks, notes) = True, _peaks(job, staff)
+                        keep_peaks(peaks, notes)
+                        crew = staff.crew(part, process)  # asking may have cost the worker
                     measured = PairingRun(
                         job.suite, part, process, crew, watcher, started,
                         meter=staff.meter, no_meter=staff.no_meter,
                         traces=job.folder / "traces" if job.suite.traces else None,
+                        peaks=None if peaks is None else peaks.matmul,
                     ).measure()  # fmt: skip
                 except WorkerFailedError as error:
                     if error.code == "input":
@@ -216,6 +243,20 @@ def sweep(job: Job, watcher: SweepWatcher, *, start_meter: Callable[..., RunMete
         if staff.meter is not None:
             staff.meter.close()
     return staff.device_name
+
+
+def _peaks(job: Job, staff: _Staff) -> tuple[DevicePeaks | None, list[str]]:
+    """What the device can do in the dtypes of the job, with notes; None where the worker cannot tell."""
+    cells = (cell for pairing in job.pairings for cell in pairing.cells if cell.key not in job.unfit)
+    dtypes = list(dict.fromkeys(cell.dtype for cell in cells))
+    worker = next(iter(staff.handles.values()))
+    try:
+        reply = worker.ask(
+            "peaks", job.suite.hang_s, device=job.device, threads=job.threads, dtypes=dtypes, max_age_s=MAX_AGE_S
+        )
+        return DevicePeaks.model_validate(reply["peaks"]), reply["notes"]
+    except WorkerFailedError as error:
+        return None, [f"The device's peaks were not measured: {error.message}."]
 
 
 def _study(job: Job, staff: _Staff, pairing: Pairing) -> None:

@@ -10,24 +10,38 @@ from collections.abc import Callable
 import torch
 
 from .clocks import Clock
+from .hardware import Peak
 from .record import Calibration
 
 _MATRIX = {"cpu": 1024, "cuda": 8192}
+# Half a dozen products are made twice a pairing: longer ones would take a noticeable part of a run.
+_LONGEST_S = 0.03
 _MOST_READ = 256 << 20
 _LEAST_READ = 1 << 20
 # A GPU's clock falls within milliseconds under load: its peaks are what it sustains over this long.
 _SUSTAINED_S = 0.25
 
 
+def matrix_for(peak: Peak) -> int:
+    """Side of the matrices to calibrate with: the best of a product's known peak, halved until one product is short."""
+    side = peak.size
+    while side > 1 and 2.0 * side**3 / peak.sustained > _LONGEST_S:
+        side //= 2
+    return side
+
+
 class Calibrator:
     """Measures a device for models of one size. Operands live only while it measures: they are not the model's memory.
 
-    The read is of a block as large as the model's weights (at most 256 MiB): what fits a cache is read from it.
+    The product is a linear layer's, `x Wᵀ`, of the size that suits the device if its `peak` is known (else of 1024 rows
+    on a CPU, 8192 on CUDA). The read is of a block as large as the model's weights (at most 256 MiB): what fits a cache
+    is read from it.
     """
 
-    def __init__(self, device: str, dtype: str, clock: Clock, weight_bytes: int) -> None:
+    def __init__(self, device: str, dtype: str, clock: Clock, weight_bytes: int, peak: Peak | None = None) -> None:
         self._device, self._dtype, self._clock = device, dtype, clock
-        self._size = _MATRIX["cuda" if device.startswith("cuda") else "cpu"]
+        kind = "cuda" if device.startswith("cuda") else "cpu"
+        self._size = _MATRIX[kind] if peak is None else matrix_for(peak)
         self._block = max(_LEAST_READ, min(weight_bytes, _MOST_READ))
 
     @torch.inference_mode()
@@ -41,10 +55,11 @@ class Calibrator:
         )
         product, block = torch.empty_like(left), torch.ones(self._block // 4, device=self._device)
         return Calibration(
-            matmul_flop_s=2.0 * self._size**3 / self._seconds(lambda: torch.mm(left, right, out=product)),
+            matmul_flop_s=2.0 * self._size**3 / self._seconds(lambda: torch.mm(left, right.t(), out=product)),
             read_b_s=block.numel() * 4 / self._seconds(block.sum),
             dtype=self._dtype,
             read_block_b=self._block,
+            matrix=self._size,
         )
 
     def _seconds(self, work: Callable[[], object]) -> float:

@@ -14,6 +14,7 @@ from typing import Any
 
 from .check_cpu import check_cpu
 from .check_gpu import check_gpu
+from .check_peaks import check_kept_peaks
 from .check_system import check_system
 from .finding import Finding, Severity
 from .probes import probe
@@ -38,5 +39,6 @@ def examine(
         *check_cpu(environment, live, threads),
         *check_system(environment, live),
         *check_gpu(environment, live),
+        *check_kept_peaks(environment, live),
     ]
     return sorted(findings, key=lambda finding: _ORDER[finding.severity])

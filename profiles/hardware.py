@@ -22,6 +22,10 @@ TELEMETRY = (
 """The metrics that a window of telemetry may hold."""
 
 
+# Peaks that are bytes a second; all others are matrix products, named by their dtype.
+MOVES = ("read", "copy")
+
+
 class Peak(Stored):
     """A measured peak (FLOP/s or B/s): the best short burst, what is sustained under load, and the size it is best at.
 
@@ -48,7 +52,8 @@ class Datasheet(Stored):
 class DevicePeaks(Stored):
     """What one device was measured to do, when, and under which driver and torch (`identity`).
 
-    `matmul` is by dtype; a dtype that the device refused is in `missing`, with the reason.
+    `matmul` is by dtype; a dtype that the device refused is in `missing`, with the reason, as is a datasheet that does
+    not exist.
     """
 
     device: str
@@ -61,6 +66,18 @@ class DevicePeaks(Stored):
     copied: Peak | None = None
     datasheet: Datasheet | None = None
     missing: dict[str, str] = {}
+
+    @property
+    def peaks(self) -> dict[str, Peak]:
+        """Every peak by name: a dtype (FLOP/s), `read` and `copy` (B/s)."""
+        moved = {"read": self.read, "copy": self.copied}
+        return {**self.matmul, **{name: peak for name, peak in moved.items() if peak is not None}}
+
+    def stated(self, name: str) -> float | None:
+        """What the datasheet states for a peak of this name, in its unit; None where it does not."""
+        if self.datasheet is None:
+            return None
+        return self.datasheet.memory_b_s if name in MOVES else self.datasheet.matmul_flop_s.get(name)
 
 
 class CategoryTime(Stored):

@@ -17,6 +17,7 @@ from typing import Any
 from .disturbance import CpuWindow
 from .gpus import load_nvml, read_gpu_activity
 from .host import Section, current_mhz, read_int, read_text
+from .peaks_cache import PeaksCache
 
 _SHOWN = 5
 # Two ticks in half a second: less is the resolution of the kernel's accounts.
@@ -63,6 +64,7 @@ def probe(
         "compile_cache_executable": can_execute(cache),
         "output_free_b": free_bytes(output),
         "gpus": read_gpu_activity(nvml()),
+        "peaks": [kept.model_dump(mode="json") for kept in PeaksCache.of_user(variables).all()],
     }
 
 

@@ -210,13 +210,15 @@ class Stop(Stored):
 class Calibration(Stored):
     """Short calibration beside a pairing: matrix product (FLOP/s, by dtype) and read bandwidth (B/s).
 
-    `read_block_b` is the size of the block read, in bytes: the model's weights, or less if they are very large.
+    `read_block_b` is the size of the block read, in bytes: the model's weights, or less if they are very large;
+    `matrix` the side of the matrices multiplied.
     """
 
     matmul_flop_s: float
     read_b_s: float
     dtype: str
     read_block_b: int | None = None
+    matrix: int | None = None
 
 
 class WorkerInfo(Stored):

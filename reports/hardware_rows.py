@@ -85,9 +85,7 @@ def hardware_section(stored: StoredRun) -> HardwareSection:
     study = Study(stored)
     tables = tuple(table for pair in study.pairs if (table := _table(study, pair)) is not None)
     peaks = stored.run.device_peaks
-    notes = (
-        [f"No peak of {plain(name)}: {plain(why).rstrip('.')}" for name, why in peaks.missing.items()] if peaks else []
-    )
+    notes = [f"No {_absent(name)}: {plain(why).rstrip('.')}" for name, why in peaks.missing.items()] if peaks else []
     if peaks and peaks.datasheet:
         notes.append(f"Datasheet: {plain(peaks.datasheet.source)}")
     return HardwareSection(tables, _peaks(stored) if tables else (), tuple(f"{note}." for note in notes))
@@ -151,6 +149,10 @@ def _peaks(stored: StoredRun) -> tuple[tuple[str, ...], ...]:
         if each is not None:
             rows.append((name, *_measured(each, "B/s", sheet.memory_b_s if sheet else None), MISSING))
     return tuple(rows)
+
+
+def _absent(name: str) -> str:
+    return name if name == "datasheet" else f"peak of {plain(name)}"
 
 
 def _measured(peak: Peak, unit: str, stated: float | None) -> tuple[str, str, str]:

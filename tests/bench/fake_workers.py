@@ -15,9 +15,20 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from dlmbench.bench.handle import WorkerFailedError
+from dlmbench.profiles.hardware import DevicePeaks, Peak
 from dlmbench.profiles.record import Calibration, Cell, Sample, Trial, WorkerInfo
 
 PEAK = Calibration(matmul_flop_s=1e12, read_b_s=1e11, dtype="float32")
+PRODUCT = Peak(burst=1.5e12, sustained=1.2e12, size=2048)
+DEVICE = DevicePeaks(
+    device="cpu",
+    name="fake",
+    identity={"device": "cpu", "name": "fake"},
+    threads=1,
+    measured="2026-03-01T10:15:00+00:00",
+    read=Peak(burst=1.1e11, sustained=1e11, size=1 << 28),
+    missing={"datasheet": "a fake worker"},
+)
 
 
 def cell(generator: str = "ar", steps: int | None = None, **fields: Any) -> Cell:
@@ -170,6 +181,11 @@ class Worker:
 
     def _calibrate(self, *_: Any) -> dict[str, Any]:
         return {"calibration": PEAK.model_dump()}
+
+    def _peaks(self, _: Any, fields: dict[str, Any]) -> dict[str, Any]:
+        matmul = {dtype: PRODUCT for dtype in fields["dtypes"]}
+        peaks = DEVICE.model_copy(update={"matmul": matmul, "threads": fields["threads"]})
+        return {"peaks": peaks.model_dump(), "before": None, "remembered": False, "notes": []}
 
     def _release(self, *_: Any) -> dict[str, Any]:
         self._cells.clear()
