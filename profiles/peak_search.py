@@ -16,6 +16,8 @@ from .hardware import Peak
 # A larger size is better only if it is faster by this; after so many that are not, no larger one is tried.
 _FASTER, _PATIENCE = 1.02, 2
 _STRETCHES = 3
+# A smallest size that takes longer runs on no kernel that anybody would call a peak.
+_TOO_SLOW_S = 1.0
 # A first call, one that tells how many make a stretch, and the stretches of one call each.
 _FEWEST_CALLS = 2 + _STRETCHES
 
@@ -82,7 +84,7 @@ def _best_size(task: Task, effort: Effort, timer: _Timer) -> int | str:
             if not best:
                 raise
             break
-        if not best and once > effort.search_s:
+        if not best and once > _TOO_SLOW_S:
             return f"no fast kernel: the smallest size took {once:.2g} s"
         repeats = _repeats(effort, once)
         last = amount * repeats / min(timer.seconds(run, repeats) for _ in range(_STRETCHES))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -52,6 +52,14 @@ class Outcome:
         assert self.err.count("\n") == 1, self.err
         assert self.err[:-1].isprintable(), self.err
         return self.err[:-1]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Peaks measured in tests are kept for tests, not for the user who runs them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DLMBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

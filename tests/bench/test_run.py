@@ -26,7 +26,9 @@ from dlmbench.bench.options import RunOptions
 from dlmbench.bench.plan import make_plan
 from dlmbench.bench.progress import Progress
 from dlmbench.bench.run import InterruptedRunError, new_folder, resume_run, start_run
+from dlmbench.bench.run_command import stored_run
 from dlmbench.bench.summary import measurements
+from dlmbench.profiles.hardware import Datasheet
 from dlmbench.profiles.record import Measurement, Trial
 from dlmbench.profiles.store import StoredRun, TornRecordWarning, read_run
 
@@ -122,6 +124,68 @@ def test_a_read_only_folder_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 # Resuming
+
+
+# What the device can do
+
+
+def stating(handles: Any, fakes: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fake workers whose device has a datasheet: 4e12 FLOP/s in float32 and 2e11 B/s."""
+    sheet = Datasheet(name="fake", matmul_flop_s={"float32": 4e12}, memory_b_s=2e11, source="a test")
+    monkeypatch.setattr(fakes, "DEVICE", fakes.DEVICE.model_copy(update={"datasheet": sheet, "missing": {}}))
+
+
+def test_a_run_records_what_its_device_can_do(
+    tmp_path: Path, measure: Callable[[Path], StoredRun], handles: Any, fakes: ModuleType
+) -> None:
+    stored = measure(tmp_path / "run")
+    assert stored.run.device_peaks == fakes.DEVICE.model_copy(update={"matmul": {"float32": fakes.PRODUCT}})
+    absent = stored.measurements[0].metrics["mfu_datasheet"]
+    assert (absent.value, absent.why) == (None, "no datasheet of this device, or none of this dtype (profiles/devices.toml)")
+
+
+def test_what_the_maker_states_enters_the_measurements(
+    tmp_path: Path, measure: Callable[[Path], StoredRun], handles: Any, fakes: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stating(handles, fakes, monkeypatch)
+    stored = measure(tmp_path / "run")
+    # The calibration beside the pairings said 1e12 FLOP/s and 1e11 B/s.
+    for m in stored.measurements:
+        mfu, mbu = m.metrics["mfu"].value, m.metrics["mbu"].value
+        assert mfu is not None
+        assert mbu is not None
+        assert m.metrics["mfu_datasheet"].value == pytest.approx(mfu / 4)
+        assert m.metrics["mbu_datasheet"].value == pytest.approx(mbu / 2)
+    # The same numbers from the trials alone, as `show` makes them of a run that was cut off.
+    (tmp_path / "run" / "measurements.jsonl").unlink()
+    assert stored_run(tmp_path / "run").measurements == stored.measurements
+
+
+def test_a_resumed_run_keeps_its_peaks(
+    tmp_path: Path, measure: Callable[[Path], StoredRun], handles: Any, fakes: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = measure(tmp_path / "run").run.device_peaks
+    truncate_trials(tmp_path / "run", 1)
+    stating(handles, fakes, monkeypatch)
+    again = resume(tmp_path / "run")
+    assert again.run.device_peaks == first
+    asked = [name for handle in handles.started for name, _ in handle.worker.asked]
+    assert asked.count("peaks") == 1
+
+
+def test_a_run_without_peaks_says_so_and_is_whole(
+    tmp_path: Path, measure: Callable[[Path], StoredRun], handles: Any, fakes: ModuleType
+) -> None:
+    def plan(handle: Any) -> None:
+        handle.worker.failures["peaks", ""] = [fakes.refused(message="no memory")]
+
+    handles.plan = staticmethod(plan)
+    stored = measure(tmp_path / "run")
+    assert stored.run.device_peaks is None
+    assert "The device's peaks were not measured: no memory." in stored.run.warnings
+    assert {trial.status for trial in stored.trials} == {"ok"}
+
+
 
 
 def test_a_finished_run_is_resumed_without_a_single_sample(

@@ -202,3 +202,48 @@ def test_a_profile_that_was_kept_becomes_a_trace_with_the_readings_of_its_time(t
     assert {value for at, value in power if at < first - 10_000} == {100.0}
     assert {value for at, value in power if at > last + 10_000} >= {50.0}
     assert list((tmp_path / "traces").iterdir()) == [file]
+
+
+def test_peaks_need_no_model_and_are_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dlmbench.bench.station import Worker, answer
+    from dlmbench.profiles.hardware import DevicePeaks
+
+    monkeypatch.setenv("DLMBENCH_CACHE", str(tmp_path))
+    worker = Worker()
+    request = {"op": "peaks", "device": "cpu", "threads": 1, "dtypes": ["float32"], "max_age_s": 600.0, "budget_s": 0.3}
+    first, second = (json.loads(json.dumps(answer(worker, dict(request)))) for _ in range(2))
+    assert (first["ok"], first["remembered"], first["notes"]) == (True, False, [])
+    assert second["remembered"]
+    found = DevicePeaks.model_validate(first["peaks"])
+    assert (found.threads, set(found.matmul), found.device) == (1, {"float32"}, "cpu")
+    assert found.missing == {"datasheet": "a processor's maker states no rate of matrix products"}
+    assert DevicePeaks.model_validate(second["peaks"]) == found
+
+
+def test_a_device_that_torch_does_not_see_is_bad_input() -> None:
+    import torch
+
+    from dlmbench.bench.station import Worker, answer
+
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    reply = answer(Worker(), {"op": "peaks", "device": "cuda", "threads": 1, "dtypes": ["float32"], "max_age_s": 0.0})
+    assert (reply["ok"], reply["code"]) == (False, "input")
+    assert "sees no CUDA device" in reply["message"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
+def test_a_worker_takes_a_gpu_by_either_name(device: str) -> None:
+    import torch
+
+    from dlmbench.bench.station import Worker
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA device")
+    worker = Worker()
+    worker.load(
+        config=load_pair("small").ar.backbone.model_dump(), weights="random", seed=0,
+        dtype="bfloat16", device=device, threads=1, prompts=None, tokenizer="source",
+    )  # fmt: skip
+    assert worker.calibrate(dtype="bfloat16")["calibration"]["matrix"] == 8192

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +16,7 @@ from dlmbench.bench.suites import checked_suite, expand
 from dlmbench.bench.sweep import Job, sweep
 from dlmbench.models.pairs import load_pair
 from dlmbench.profiles.gpus import NoGpuError
+from dlmbench.profiles.hardware import DevicePeaks
 from dlmbench.profiles.record import Trial
 from dlmbench.profiles.store import TRIALS_FILE, read_studies
 from dlmbench.profiles.telemetry_client import TelemetryProcess
@@ -319,3 +321,72 @@ def test_counters_of_a_made_up_gpu_end_in_the_trials(
         assert seen.values["sm_active"] == pytest.approx(0.75, rel=0.01)
         assert (trial.status, trial.clock_reasons, seen.foreign) == ("ok", (), 0)
     assert started[0]._process.poll() is not None, "it outlived the run"
+
+
+# The device's peaks
+
+
+class Kept:
+    """Notes what a sweep says of the device."""
+
+    def __init__(self) -> None:
+        self.peaks: list[DevicePeaks | None] = []
+        self.notes: list[str] = []
+
+    def __call__(self, peaks: DevicePeaks | None, notes: Sequence[str]) -> None:
+        self.peaks.append(peaks)
+        self.notes += notes
+
+
+def asked(handles: Any, operation: str) -> list[dict[str, Any]]:
+    return [fields for handle in handles.started for name, fields in handle.worker.asked if name == operation]
+
+
+def test_peaks_are_asked_of_one_worker_once_before_any_cell_is_opened(
+    tmp_path: Path, handles: Any, fakes: ModuleType
+) -> None:
+    keep = Kept()
+    sweep(job(tmp_path, dtypes=["float32", "bfloat16"]), Silent(), keep)
+    (fields,) = asked(handles, "peaks")
+    assert (fields["device"], fields["threads"], fields["dtypes"]) == ("cpu", 1, ["float32", "bfloat16"])
+    assert fields["max_age_s"] == 24 * 3600
+    assert handles.started[0].worker.asked[0][0] == "peaks"
+    (found,) = keep.peaks
+    assert found is not None
+    assert set(found.matmul) == {"float32", "bfloat16"}
+    assert keep.notes == []
+
+
+def test_calibrations_are_told_the_products_peak(tmp_path: Path, handles: Any, fakes: ModuleType) -> None:
+    sweep(job(tmp_path), Silent())
+    peaks = [fields["peak"] for fields in asked(handles, "calibrate")]
+    assert peaks == [fakes.PRODUCT.model_dump()] * (2 * 2 * 2)  # before and after two shapes in two processes
+
+
+def test_peaks_that_are_known_are_not_asked_for(tmp_path: Path, handles: Any, fakes: ModuleType) -> None:
+    keep = Kept()
+    matmul = {"float32": fakes.PRODUCT.model_copy(update={"size": 64})}
+    sweep(replace(job(tmp_path), peaks=fakes.DEVICE.model_copy(update={"matmul": matmul})), Silent(), keep)
+    assert asked(handles, "peaks") == []
+    assert keep.peaks == []
+    assert {fields["peak"]["size"] for fields in asked(handles, "calibrate")} == {64}
+
+
+@pytest.mark.parametrize("fatal", [False, True])
+def test_peaks_that_cannot_be_measured_cost_no_cell_and_are_not_tried_again(
+    tmp_path: Path, handles: Any, fakes: ModuleType, fatal: bool
+) -> None:
+    def plan(handle: Any) -> None:
+        if handle.number == 0:
+            handle.worker.failures["peaks", ""] = [fakes.died() if fatal else fakes.refused(message="no memory")]
+
+    handles.plan = staticmethod(plan)
+    keep = Kept()
+    sweep(job(tmp_path), Silent(), keep)
+    assert [t.status for t in trials(tmp_path)] == ["ok"] * 8
+    assert len(asked(handles, "peaks")) == 1
+    assert keep.peaks == [None]
+    assert keep.notes == [
+        f"The device's peaks were not measured: {'the worker was killed (signal 9)' if fatal else 'no memory'}."
+    ]
+    assert {fields["peak"] for fields in asked(handles, "calibrate")} == {None}

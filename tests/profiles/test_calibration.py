@@ -4,8 +4,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from dlmbench.profiles.calibration import Calibrator
+from dlmbench.profiles.calibration import Calibrator, matrix_for
 from dlmbench.profiles.clocks import HostClock
+from dlmbench.profiles.hardware import Peak
+from dlmbench.profiles.record import Calibration
 
 
 class ScriptedClock:
@@ -39,6 +41,39 @@ def test_rates_are_the_best_of_three_repeats() -> None:
     assert found.read_b_s == pytest.approx(64 * 2**20 / 0.5)
     assert (found.dtype, found.read_block_b) == ("float32", 64 << 20)
     assert clock.settled == 6  # each stretch starts from an idle device
+
+
+@pytest.mark.parametrize(
+    ("size", "sustained", "matrix"),
+    [
+        # 2 x 1024^3 FLOPs at 100 GFLOP/s take 21 ms: short enough. 2048: 172 ms, 4096: 1.4 s; halved until it is.
+        (1024, 1e11, 1024),
+        (2048, 1e11, 1024),
+        (4096, 1e11, 1024),
+        # 2 x 8192^3 FLOPs at 700 TFLOP/s take 1.6 ms, 16384: 13 ms.
+        (8192, 7e14, 8192),
+        (16384, 7e14, 16384),
+        # A device without a fast kernel: 2 x 256^3 FLOPs at 1 GFLOP/s take 34 ms.
+        (256, 1e9, 128),
+    ],
+)
+def test_the_product_has_the_size_that_suits_the_device_unless_that_takes_long(
+    size: int, sustained: float, matrix: int
+) -> None:
+    peak = Peak(burst=2 * sustained, sustained=sustained, size=size)
+    assert matrix_for(peak) == matrix
+
+
+def test_a_calibration_says_how_large_its_matrices_were() -> None:
+    peak = Peak(burst=1e12, sustained=1e12, size=64)
+    found = Calibrator("cpu", "float32", ScriptedClock([1.0] * 6), 1 << 20, peak).measure()
+    assert (found.matrix, found.matmul_flop_s) == (64, 2.0 * 64**3)
+    assert Calibrator("cpu", "float32", ScriptedClock([1.0] * 6), 1 << 20).measure().matrix == 1024
+
+
+def test_a_calibration_from_before_says_nothing_of_its_matrices() -> None:
+    old = '{"matmul_flop_s": 1e12, "read_b_s": 1e11, "dtype": "float32", "read_block_b": 1024}'
+    assert Calibration.model_validate_json(old).matrix is None
 
 
 @pytest.mark.parametrize(("weights", "block"), [(10, 1 << 20), (3 << 20, 3 << 20), (1 << 40, 256 << 20)])
