@@ -183,7 +183,7 @@ class Worker:
         return {"calibration": PEAK.model_dump()}
 
     def _peaks(self, _: Any, fields: dict[str, Any]) -> dict[str, Any]:
-        matmul = {dtype: PRODUCT for dtype in fields["dtypes"]}
+        matmul = dict.fromkeys(fields["dtypes"], PRODUCT)
         peaks = DEVICE.model_copy(update={"matmul": matmul, "threads": fields["threads"]})
         return {"peaks": peaks.model_dump(), "before": None, "remembered": False, "notes": []}
 

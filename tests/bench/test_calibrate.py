@@ -1,4 +1,4 @@
-"""`dlmbench calibrate`: the document and the table, what is remembered, bad input, and a device that does not answer."""
+"""`dlmbench calibrate`: document and table, what is remembered, bad input, and a device that does not answer."""
 
 from __future__ import annotations
 

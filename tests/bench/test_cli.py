@@ -36,7 +36,7 @@ def stored(tmp_path: Path, measure: Callable[[Path], StoredRun]) -> Path:
 # Start-up
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["--version"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["calibrate", "--help"], ["--version"]])
 def test_starting_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom dlmbench.bench import cli\n"
@@ -54,7 +54,7 @@ def test_version(command: Callable[..., Any]) -> None:
 
 def test_help_names_every_command(command: Callable[..., Any]) -> None:
     text = command("--help").out
-    for name in ("run", "show", "report", "compare", "list", "doctor", "demo"):
+    for name in ("run", "show", "report", "compare", "list", "doctor", "calibrate", "demo"):
         assert f"\n  {name} " in text
 
 

@@ -141,11 +141,18 @@ def test_a_run_records_what_its_device_can_do(
     stored = measure(tmp_path / "run")
     assert stored.run.device_peaks == fakes.DEVICE.model_copy(update={"matmul": {"float32": fakes.PRODUCT}})
     absent = stored.measurements[0].metrics["mfu_datasheet"]
-    assert (absent.value, absent.why) == (None, "no datasheet of this device, or none of this dtype (profiles/devices.toml)")
+    assert (absent.value, absent.why) == (
+        None,
+        "no datasheet of this device, or none of this dtype (profiles/devices.toml)",
+    )
 
 
 def test_what_the_maker_states_enters_the_measurements(
-    tmp_path: Path, measure: Callable[[Path], StoredRun], handles: Any, fakes: ModuleType, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    measure: Callable[[Path], StoredRun],
+    handles: Any,
+    fakes: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     stating(handles, fakes, monkeypatch)
     stored = measure(tmp_path / "run")
@@ -162,7 +169,11 @@ def test_what_the_maker_states_enters_the_measurements(
 
 
 def test_a_resumed_run_keeps_its_peaks(
-    tmp_path: Path, measure: Callable[[Path], StoredRun], handles: Any, fakes: ModuleType, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    measure: Callable[[Path], StoredRun],
+    handles: Any,
+    fakes: ModuleType,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     first = measure(tmp_path / "run").run.device_peaks
     truncate_trials(tmp_path / "run", 1)
@@ -184,8 +195,6 @@ def test_a_run_without_peaks_says_so_and_is_whole(
     assert stored.run.device_peaks is None
     assert "The device's peaks were not measured: no memory." in stored.run.warnings
     assert {trial.status for trial in stored.trials} == {"ok"}
-
-
 
 
 def test_a_finished_run_is_resumed_without_a_single_sample(

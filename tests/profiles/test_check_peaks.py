@@ -101,7 +101,5 @@ def test_of_what_is_kept_only_the_newest_of_devices_that_are_here() -> None:
     environment = {"gpu": {"gpus": [{"name": "NVIDIA H100 80GB HBM3"}]}, "cpu": {"model": None}}
     findings = list(check_kept_peaks(environment, {"peaks": kept}))
     assert {finding.severity for finding in findings} == {"ok"}
-    assert {finding.subject for finding in findings} == {
-        "peaks of NVIDIA H100 80GB HBM3 (2026-02-01T00:00:00+00:00)"
-    }
+    assert {finding.subject for finding in findings} == {"peaks of NVIDIA H100 80GB HBM3 (2026-02-01T00:00:00+00:00)"}
     assert list(check_kept_peaks({}, {"peaks": kept})) == list(check_kept_peaks(environment, {})) == []

@@ -93,7 +93,8 @@ def test_another_device_has_none_and_the_reason_names_it(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["NVIDIA H200 MIG 1g.18gb", "NVIDIA A100-SXM4-80GB MIG 3g.40gb", "MIG 1g.10gb", "NVIDIA H100 PCIe MIG 1g.20gb"]
+    "name",
+    ["NVIDIA H200 MIG 1g.18gb", "NVIDIA A100-SXM4-80GB MIG 3g.40gb", "MIG 1g.10gb", "NVIDIA H100 PCIe MIG 1g.20gb"],
 )
 def test_a_slice_is_not_the_whole_card(name: str) -> None:
     assert datasheet(name) == f"{name} is a slice (MIG), the datasheet is the whole card's"

@@ -414,6 +414,15 @@ def test_peaks_fall_back_on_the_calibrations(study: StoredRun) -> None:
     assert section.peaks == (("matrix product float32, read 120 GB/s", "—", "1.60 TFLOP/s", "—", "13.3 FLOP/B"),)
 
 
+def test_what_is_missing_of_the_peaks_is_said(study: StoredRun) -> None:
+    full = equipped(study)
+    missing = {"float16": "refused.", "datasheet": "Example GPU is not in the list"}
+    run = full.run.model_copy(update={"device_peaks": PEAKS.model_copy(update={"datasheet": None, "missing": missing})})
+    assert hardware_section(replace(full, run=run)).notes == (
+        "No peak of float16: refused.", "No datasheet: Example GPU is not in the list.",
+    )  # fmt: skip
+
+
 def claim(stored: StoredRun, **values: tuple[Value, Value]) -> Tradeoff:
     """The row on compute utilisation, with (AR, diffusion) values by metric in every cell."""
 
