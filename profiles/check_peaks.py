@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .check_remedies import busiest
 from .datasheets import with_datasheet
 from .finding import Document, Finding, Findings, look, records
 from .hardware import MOVES, DevicePeaks, Peak
@@ -17,6 +18,16 @@ _DOCTOR = "for what holds its clocks and who else uses it: dlmbench doctor"
 
 def check_peaks(peaks: DevicePeaks, before: DevicePeaks | None, subject: str) -> Findings:
     """Findings about `peaks`; `before` is the measurement before it under the same identity, if there was one."""
+    if peaks.disturbed:
+        yield Finding(
+            "peaks.disturbed",
+            "warning",
+            subject,
+            f"the threads that measured waited for {peaks.waited_cores:.1f} processors that others used",
+            "every peak is too low, by up to their share of the processors: floors and ceilings are too easy",
+            f"stop them, then measure again (dlmbench calibrate); to name them: {busiest()}",
+        )
+        return
     for name, peak in peaks.peaks.items():
         yield from _against_datasheet(peaks, name, peak, subject)
         if before is not None and name in before.peaks:

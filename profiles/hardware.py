@@ -24,6 +24,8 @@ TELEMETRY = (
 
 # Peaks that are bytes a second; all others are matrix products, named by their dtype.
 MOVES = ("read", "copy")
+# A measurement whose threads waited for more processors than this is spoilt, as a sample is (`foreign_limit`).
+DISTURBED_CORES = 0.25
 
 
 class Peak(Stored):
@@ -53,7 +55,8 @@ class DevicePeaks(Stored):
     """What one device was measured to do, when, and under which driver and torch (`identity`).
 
     `matmul` is by dtype; a dtype that the device refused is in `missing`, with the reason, as is a datasheet that does
-    not exist.
+    not exist. `waited_cores` is how many processors its threads waited for, on average: others used them, and every
+    peak is too low (None on CUDA, or where the system does not tell).
     """
 
     device: str
@@ -66,6 +69,12 @@ class DevicePeaks(Stored):
     copied: Peak | None = None
     datasheet: Datasheet | None = None
     missing: dict[str, str] = {}
+    waited_cores: float | None = None
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether others used too much of the processor for the peaks to be the device's own."""
+        return self.waited_cores is not None and self.waited_cores > DISTURBED_CORES
 
     @property
     def peaks(self) -> dict[str, Peak]:

@@ -48,11 +48,15 @@ def look_up(
     known = cache.read(identity)
     if known is not None and _serves(known, dtypes, max_age_s, cache):
         return KnownPeaks(with_datasheet(known.last), known.before, True, tuple(cache.notes))
-    # Also what was known in other dtypes: else runs that alternate between two would measure every time.
-    others = [] if known is None else [dtype for dtype in known.last.matmul if dtype not in dtypes]
+    # Also what was known in other dtypes: else runs that alternate between two would measure every time. Who wants a
+    # measurement now gets the one that was asked for.
+    kept = known.last.matmul if known is not None and max_age_s else {}
+    others = [dtype for dtype in kept if dtype not in dtypes]
     peaks = measure([*dtypes, *others], identity)
     before = None if known is None else known.last
-    if peaks.matmul or peaks.read:
+    if peaks.disturbed:
+        cache.notes.append(f"not kept for later: others used {peaks.waited_cores:.1f} processors that the peaks needed")
+    elif peaks.matmul or peaks.read:
         cache.write(peaks, before)
     return KnownPeaks(with_datasheet(peaks), before, False, tuple(cache.notes))
 

@@ -8,6 +8,7 @@ a worker's own peak memory is not raised.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ import psutil
 import torch
 
 from .clocks import Clock
+from .disturbance import kept_waiting_s
 from .hardware import DevicePeaks, Peak
 from .host import read_cpu
 from .limits import read_limits
@@ -61,6 +63,7 @@ def measure_peaks(
         "read": partial(_read, kind, random, room),
         "copy": partial(_copy, kind, random, room),
     }
+    begin, waited = time.perf_counter(), kept_waiting_s()
     for name, task in tasks.items():
         try:
             peak = find_peak(task(), effort, clock, rest)
@@ -70,6 +73,7 @@ def measure_peaks(
             missing[name] = peak
         else:
             found[name] = peak
+    waited_cores = (kept_waiting_s() - waited) / (time.perf_counter() - begin)
     if kind == "cuda":
         torch.cuda.empty_cache()
     return DevicePeaks(
@@ -82,6 +86,7 @@ def measure_peaks(
         read=found.get("read"),
         copied=found.get("copy"),
         missing=missing,
+        waited_cores=None if kind == "cuda" or math.isnan(waited_cores) else waited_cores,
     )
 
 

@@ -77,6 +77,15 @@ def test_a_warning_says_what_it_does_and_ends_with_a_command() -> None:
     assert "decoding" in findings[2].effect
 
 
+def test_a_disturbed_measurement_is_called_that_and_compared_with_nothing() -> None:
+    (finding,) = check_peaks(h100(100e12).model_copy(update={"waited_cores": 0.7}), h100(), "CPU")
+    assert (finding.code, finding.severity) == ("peaks.disturbed", "warning")
+    assert "waited for 0.7 processors" in finding.message
+    assert finding.remedy.endswith(": ps -eo pcpu,pid,comm --sort=-pcpu")
+    quiet = h100(100e12).model_copy(update={"waited_cores": 0.2})
+    assert "peaks.disturbed" not in troubles(list(check_peaks(quiet, h100(), "CPU")))
+
+
 def test_without_a_datasheet_only_the_last_time_counts() -> None:
     now, then = (peaks.model_copy(update={"datasheet": None}) for peaks in (h100(70e12), h100(70e12)))
     assert list(check_peaks(now, then, "GPU 0")) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 import pytest
@@ -102,6 +103,23 @@ def test_operands_are_random_and_the_product_is_a_linear_layers() -> None:
     assert left.std() > 0.5
     assert right.stride() == (1, 256), "x Wᵀ, with W row by row"
     torch.testing.assert_close(out, left @ right)
+
+
+@pytest.mark.parametrize(("waited_s", "cores"), [((1.0, 1.0), 0.0), ((1.0, float("nan")), None)])
+def test_waiting_for_processors_is_recorded(
+    monkeypatch: pytest.MonkeyPatch, waited_s: tuple[float, float], cores: float | None
+) -> None:
+    readings = list(waited_s)
+    monkeypatch.setattr(measuring, "kept_waiting_s", lambda: readings.pop(0))
+    found = measured(10 * MIB)
+    assert (found.waited_cores, found.disturbed) == (cores, False)
+
+
+def test_threads_that_always_waited_disturb(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "kept_waiting_s", time.perf_counter)
+    found = measured(10 * MIB)
+    assert found.waited_cores == pytest.approx(1.0, abs=0.1)
+    assert found.disturbed
 
 
 def test_the_real_clock_and_threads_within_a_small_budget() -> None:

@@ -122,6 +122,9 @@ def test_another_dtype_is_measured_with_those_that_were_known(tmp_path: Path) ->
     assert bench.asked == [["float32"], ["bfloat16", "float32"]]
     assert known(tmp_path, bench, ("float32",)).remembered
     assert known(tmp_path, bench, ("bfloat16", "float32")).remembered
+    bench.rates = [3e12]
+    known(tmp_path, bench, ("float16",), max_age_s=0)
+    assert bench.asked[-1] == ["float16"], "who wants a measurement now gets no other"
 
 
 def test_a_dtype_that_the_device_refused_is_not_tried_again(tmp_path: Path) -> None:
@@ -136,6 +139,17 @@ def test_a_measurement_of_nothing_is_not_kept(tmp_path: Path) -> None:
 
     assert look_up(GPU, ("float32",), PeaksCache(tmp_path), nothing, max_age_s=0).peaks.missing["float32"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disturbed_measurement_is_used_and_not_kept(tmp_path: Path) -> None:
+    def disturbed(dtypes: Sequence[str], identity: dict[str, str]) -> DevicePeaks:
+        return peaks(2e12).model_copy(update={"waited_cores": 0.67})
+
+    known(tmp_path, Bench(1e12))
+    found = look_up(GPU, ("float32",), PeaksCache(tmp_path), disturbed, max_age_s=0)
+    assert found.peaks.matmul["float32"].sustained == 2e12
+    assert found.notes == ("not kept for later: others used 0.7 processors that the peaks needed",)
+    assert known(tmp_path, Bench()).peaks.matmul["float32"].sustained == 1e12
 
 
 # What is not trusted: one sentence, and a measurement
