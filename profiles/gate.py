@@ -1,7 +1,8 @@
 """The words of the gate: what it is asked (`Policy`), what it is shown (`Evidence`), what it says (`GateResult`).
 
 The gate compares a head with a base, cell by cell. Timed metrics are judged on log-ratios, one for each pair of fresh
-processes; counters that no clock enters are judged exactly. `decide` (in `decision`) is a pure function between these.
+processes; counters that no clock enters are judged exactly. They lie here, below both rooms that use them: `bench.gate`
+decides, `reports` shows.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ...profiles.stored import Stored
+from .stored import Stored
 
 Verdict = Literal["PASS", "FAIL", "CHANGED", "INCONCLUSIVE", "INVALID"]
 # From best to worst: the verdict of several is the worst of theirs.
