@@ -101,7 +101,9 @@ def _detail(document: GateDocument, cell: CellJudgement) -> str:
 
 
 def _counter_line(row: CounterRow) -> str:
-    return f"{row.counter}: base {row.base}, head {row.head}, {row.change}; {row.outcome.verdict}: {row.outcome.message}"
+    return (
+        f"{row.counter}: base {row.base}, head {row.head}, {row.change}; {row.outcome.verdict}: {row.outcome.message}"
+    )
 
 
 def _properties(document: GateDocument) -> ElementTree.Element:

@@ -18,8 +18,8 @@ from .gate_rows import (
     CHANGE_NOTE,
     CounterRow,
     GateRow,
-    counter_rows,
     count_words,
+    counter_rows,
     measured_on,
     ordered,
     sentence,
@@ -30,7 +30,7 @@ from .plain import plain
 
 SUMMARY_LIMIT = 1 << 20  # bytes that GitHub takes of one step's summary
 _OPEN = 20  # rows in sight; more are folded away
-_FEWER = (10**9, 2000, 400, 80, _OPEN, 3)  # how many rows to try until the text is short enough
+_FEWER = (2000, 400, 80, _OPEN, 3)  # how many rows to try until the text is short enough
 _LONGEST = 400  # characters of any one text
 _NOTHING = GateRow(MISSING, MISSING, MISSING, MISSING, MISSING)
 
@@ -122,5 +122,5 @@ def _folded(title: str, lines: Sequence[str]) -> list[str]:
 
 def _text(text: str) -> str:
     """`text` escaped, and cut where it is too long to be read in a table."""
-    text = plain(text)
-    return escape(text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…")
+    shown = plain(text[: 2 * _LONGEST])
+    return escape(shown if len(shown) <= _LONGEST and len(text) <= 2 * _LONGEST else f"{shown[:_LONGEST]}…")

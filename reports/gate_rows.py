@@ -169,7 +169,7 @@ def side_words(side: GateSide) -> str:
     """`main at 0123456789ab, dirty`, as far as it is known."""
     text = plain(side.name)
     if side.commit:
-        text += f" at {plain(side.commit)[:12]}"
+        text += f" at {', '.join(plain(commit)[:12] for commit in side.commit.split(', '))}"
     return f"{text}, with uncommitted changes" if side.dirty else text
 
 

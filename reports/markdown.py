@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -20,6 +20,7 @@ from .rows import DEFINITIONS, headlines, pair_names, results, run_facts, unmeas
 from .study import Study
 from .terminal import certificate_difference, certificate_value
 from .tradeoffs import tradeoffs
+
 
 def write_summary(stored: StoredRun, path: Path) -> None:
     """Write the run as Markdown to `path`. Links to the run's files are relative to where `path` lies."""
@@ -44,7 +45,9 @@ def write_summary(stored: StoredRun, path: Path) -> None:
     lines += _section("## Warnings", [f"- {escape(warning)}" for warning in stored.run.warnings])
     for pair in stored.run.pairs:
         lines += [*_certificate(pair), ""]
-    lines += _section("## How it was measured", table_lines(("what", "value"), [map(escape, f) for f in run_facts(stored)]))
+    lines += _section(
+        "## How it was measured", table_lines(("what", "value"), [map(escape, f) for f in run_facts(stored)])
+    )
     lines += [*code_block(shlex.join(stored.run.command)), "", f"{DEFINITIONS}.", ""]
     lines += _section("## Files", _links(stored.path, path))
     replace_file(path, "\n".join(lines).rstrip("\n") + "\n")
@@ -99,7 +102,14 @@ def _hardware_table(table: HardwareTable) -> list[str]:
         rows.append([f"**{escape(group.title)}**", *("" for _ in table.headers)])
         rows += [[escape(row.label), *map(escape, row.entries)] for row in group.rows]
     notes = [f"- {escape(note)}" for note in table.notes]
-    return [f"Pair {escape(table.pair)}", "", *table_lines(("cell", *table.headers), rows, numbers=True), "", *notes, ""]
+    return [
+        f"Pair {escape(table.pair)}",
+        "",
+        *table_lines(("cell", *table.headers), rows, numbers=True),
+        "",
+        *notes,
+        "",
+    ]
 
 
 def _unmeasured(stored: StoredRun) -> list[str]:
