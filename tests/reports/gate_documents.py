@@ -63,7 +63,8 @@ def document(
 ) -> GateDocument:
     """A gate of `ci` at main against HEAD; `fields` go to the context."""
     context: dict[str, Any] = {
-        "created": "2026-11-28T10:20:00+01:00", "duration_s": 131.4, "command": ("dlmbench", "gate", "--against", "main"),
+        "created": "2026-11-28T10:20:00+01:00", "duration_s": 131.4,
+        "command": ("dlmbench", "gate", "--against", "main"),
         "suite": "ci", "device": "cpu", "device_name": "Example CPU",
         "base": GateSide(name="main", commit="0123456789abcdef", torch="2.12.0"),
         "head": GateSide(name="HEAD", commit="fedcba9876543210", dirty=True, torch="2.13.0"),
