@@ -22,11 +22,11 @@ def print_annotations(
 ) -> None:
     """Give every annotation to `write` as one line; `asked` None: only where the environment is GitHub's."""
     if environ.get("GITHUB_ACTIONS") == "true" if asked is None else asked:
-        for line in annotations(document):
+        for line in annotation_lines(document):
             write(line + "\n")
 
 
-def annotations(document: GateDocument) -> list[str]:
+def annotation_lines(document: GateDocument) -> list[str]:
     """An error for each cell that is not green, the worst first, at most `MOST`; the last then says how many more.
 
     A gate with a verdict that no cell explains gets one of its own; a green gate gets none.

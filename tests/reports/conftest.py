@@ -42,6 +42,12 @@ def study(tmp_path_factory: pytest.TempPathFactory, synthetic_run: Callable[...,
 
 
 @pytest.fixture(scope="session")
+def histories() -> ModuleType:
+    """The module `histories`: folders of small invented runs."""
+    return _neighbour("histories")
+
+
+@pytest.fixture(scope="session")
 def gates() -> ModuleType:
     """The module `gate_documents`: verdicts, cells and whole documents of a gate, made by hand."""
     return _neighbour("gate_documents")

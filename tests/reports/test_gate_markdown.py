@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 from markdown_it import MarkdownIt
 
-from dlmbench.reports.gate_annotations import MOST, annotations, print_annotations
+from dlmbench.reports.gate_annotations import MOST, annotation_lines, print_annotations
 from dlmbench.reports.gate_markdown import SUMMARY_LIMIT, append_job_summary, gate_markdown
 
 
@@ -73,18 +73,18 @@ def test_a_summary_never_exceeds_what_github_takes(gates: ModuleType, tmp_path: 
 
 
 def test_annotations_name_cell_and_reason(gates: ModuleType) -> None:
-    first, second = annotations(gates.document())
+    first, second = annotation_lines(gates.document())
     assert first == (
         "::error title=FAIL small/mdlm/L=16%2CT=4::latency is 5.1 %25 worse, more than the margin of 3 %25 "
         "(latency_s +5.1 %25 [+4.0, +6.2])"
     )
     assert second.startswith("::error title=CHANGED small/block-diffusion/")
-    (only,) = annotations(gates.document(accept_changed=True))
+    (only,) = annotation_lines(gates.document(accept_changed=True))
     assert "FAIL small/mdlm" in only
 
 
 def test_a_hostile_name_cannot_leave_its_annotation(gates: ModuleType) -> None:
-    (line,) = annotations(gates.hostile())
+    (line,) = annotation_lines(gates.hostile())
     # What GitHub's runner does: the command up to the second "::", properties split at commas, then unescaped.
     command, _, data = line.removeprefix("::").partition("::")
     name, _, properties = command.partition(" ")
@@ -98,14 +98,14 @@ def test_a_hostile_name_cannot_leave_its_annotation(gates: ModuleType) -> None:
 
 
 def test_many_cells_give_no_more_annotations_than_github_shows(gates: ModuleType) -> None:
-    found = annotations(gates.document([gates.cell(f"c{i}", "FAIL") for i in range(25)]))
+    found = annotation_lines(gates.document([gates.cell(f"c{i}", "FAIL") for i in range(25)]))
     assert len(found) == MOST == 10
     assert "16 more cells are not green" in found[-1]
 
 
 def test_a_green_gate_says_nothing_and_an_unexplained_verdict_one_thing(gates: ModuleType) -> None:
-    assert annotations(gates.document([gates.cell("a", "PASS")], verdict="PASS")) == []
-    (line,) = annotations(gates.document([gates.cell("a", "PASS")], verdict="INVALID"))
+    assert annotation_lines(gates.document([gates.cell("a", "PASS")], verdict="PASS")) == []
+    (line,) = annotation_lines(gates.document([gates.cell("a", "PASS")], verdict="INVALID"))
     assert line.startswith("::error title=INVALID gate::")
 
 
