@@ -287,6 +287,22 @@ def compare(
         show_comparison(comparison, _console())
 
 
+@app.command()
+def trend(
+    folder: Annotated[Path, typer.Argument(help="A folder with run folders in it, at any depth.")],
+    metric: Annotated[str | None, typer.Option(help="throughput_tok_s by default; see list metrics.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where trend.html goes; the folder itself by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Follow each cell over a folder of runs: levels, steps, what changed there."""
+    from .trend_command import trend_command
+
+    command = ("dlmbench", *sys.argv[1:])
+    document = trend_command(folder, metric, out, command, None if as_json else _console())
+    if as_json:
+        _print_json(document)
+
+
 @app.command("list")
 def list_(
     what: Annotated[str, typer.Argument(help="suites, pairs, generators, devices or metrics.")] = "all",

@@ -10,7 +10,7 @@ sides; anything else is shown without a confidence level. Nothing here judges: t
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -19,15 +19,15 @@ from rich.text import Text
 from .. import InputError
 from ..profiles.record import Cell, Measurement, Value
 from ..profiles.store import StoredRun
+from .conditions import conditions
 from .format import MISSING, cell_label, format_interval, format_point, level_words, metric_header
 from .grid import GAP, GridColumn, draw, natural_width
 from .plain import plain
-from .rows import DEFINITIONS, LOOSE, run_facts
+from .rows import DEFINITIONS, LOOSE
 
 METRICS_COMPARED = ("latency_s", "throughput_tok_s", "nfe", "memory_peak_b")
 NO_LEVEL = "no confidence level"
 COUNTED = "counted: the same in every process of a run"
-_FACTS = ("device", "torch", "threads", "dtype", "suite")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,34 +148,10 @@ def _state(m: Measurement | None) -> str:
 
 
 def _differences(runs: Sequence[StoredRun]) -> tuple[Difference, ...]:
-    tables = [_conditions(stored) for stored in runs]
+    tables = [conditions(stored) for stored in runs]
     names = dict.fromkeys(name for table in tables for name in table)
     rows = (Difference(name, tuple(table.get(name, MISSING) for table in tables)) for name in names)
     return tuple(row for row in rows if len(set(row.values)) > 1)
-
-
-def _conditions(stored: StoredRun) -> dict[str, str]:
-    """What a run was measured under, flat, the conditions that matter most first."""
-    run, workers = stored.run, [trial.worker for trial in stored.trials if trial.worker]
-    facts = dict(run_facts(stored))
-    named = {name: facts[name] for name in _FACTS} | {
-        "commit": ", ".join(dict.fromkeys(worker.commit or "unknown" for worker in workers)) or "unknown",
-        "dlmbench": run.dlmbench_version,
-        "python": ", ".join(dict.fromkeys(worker.python for worker in workers)) or "unknown",
-        "seed": str(run.seed),
-        "processes": str(run.processes),
-    }
-    weights = {f"weights of {pair.name}": pair.weights for pair in run.pairs}
-    # "now" holds the load, clocks and free memory of one moment, which never agree between two runs.
-    environment = {name: section for name, section in run.environment.items() if name != "now"}
-    rest = {"settings": run.settings, "prompts": run.prompts, "environment": environment}
-    return named | weights | {name: value for key, tree in rest.items() for name, value in _flat(key, tree).items()}
-
-
-def _flat(prefix: str, tree: object) -> dict[str, str]:
-    if not isinstance(tree, Mapping):
-        return {prefix: str(tree)}
-    return {name: value for key, leaf in tree.items() for name, value in _flat(f"{prefix}.{key}", leaf).items()}
 
 
 def show_comparison(comparison: Comparison, console: Console) -> None:

@@ -38,9 +38,12 @@ def natural_width(header: str, cells: Sequence[Text]) -> int:
     return max(_widest_line(cells), _longest_word(header), 1)
 
 
-def draw(console: Console, columns: Sequence[GridColumn], rows: Sequence[Sequence[Text] | str], note: str = "") -> None:
-    """Print a table no wider than the console where the numbers allow it; a row that is a string is a title."""
-    cells = [[row[i] for row in rows if not isinstance(row, str)] for i in range(len(columns))]
+def draw(
+    console: Console, columns: Sequence[GridColumn], rows: Sequence[Sequence[Text] | str | Text], note: str = ""
+) -> None:
+    """Print a table no wider than the console where the numbers allow it; a row that is a string or a Text is a title,
+    bold unless it brings its own style."""
+    cells = [[row[i] for row in rows if not isinstance(row, str | Text)] for i in range(len(columns))]
     natural = [natural_width(column.header, own) for column, own in zip(columns, cells, strict=True)]
     least = [
         max(column.least, min(width, _LONGEST_WORD, max(_longest_word(t.plain) for t in [Text(column.header), *own])))
@@ -52,10 +55,10 @@ def draw(console: Console, columns: Sequence[GridColumn], rows: Sequence[Sequenc
     # A title spans the table, which no cell of rich's can: so each title starts a table of its own, in equal widths.
     table = _table(columns, widths, header=True)
     for row in rows:
-        if isinstance(row, str):
+        if isinstance(row, str | Text):
             if table.row_count or table.show_header:
                 console.print(table, crop=False)
-            console.print(Text(row, style="bold"))
+            console.print(Text(row, style="bold") if isinstance(row, str) else row)
             table = _table(columns, widths, header=False)
         else:
             table.add_row(*row)

@@ -47,13 +47,11 @@ def write_html(stored: StoredRun, figures: Sequence[Figure], path: Path) -> None
 
 def render(stored: StoredRun, figures: Sequence[Figure]) -> str:
     """The page as text."""
-    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     study = Study(stored)
     pairs = pair_names(stored)
     run = stored.run
     return (
-        _environment()
+        template_environment()
         .get_template("report.html.j2")
         .render(
             run=run,
@@ -83,12 +81,21 @@ def render(stored: StoredRun, figures: Sequence[Figure]) -> str:
             ],
             command=shlex.join(plain(argument) for argument in run.command),
             definitions=definitions(stored),
-            palette_light=palette_css(LIGHT),
-            palette_dark=palette_css(DARK),
-            script=Markup(script),
-            script_hash=f"sha256-{digest}",
+            **theme(),
         )
     )
+
+
+def theme() -> dict[str, str]:
+    """What every page of this room needs besides its content: the two palettes, the script and its hash."""
+    script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return {
+        "palette_light": palette_css(LIGHT),
+        "palette_dark": palette_css(DARK),
+        "script": Markup(script),
+        "script_hash": f"sha256-{digest}",
+    }
 
 
 def _certified(row: CertificateRow) -> tuple[CertificateRow, str, str, str]:
@@ -101,7 +108,8 @@ def _certified(row: CertificateRow) -> tuple[CertificateRow, str, str, str]:
     )
 
 
-def _environment() -> Environment:
+def template_environment() -> Environment:
+    """Templates of this room: autoescaped, every string cleaned first."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,

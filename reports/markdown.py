@@ -6,9 +6,8 @@ Names and messages are escaped, so that a pair called `a|b` stays in its table c
 from __future__ import annotations
 
 import os
-import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -16,17 +15,11 @@ from ..profiles.record import PairRecord
 from ..profiles.store import StoredRun, replace_file
 from .extrapolation import HEADERS, NOTE, extrapolations
 from .hardware_rows import PEAK_HEADERS, HardwareTable, hardware_section
-from .plain import plain
+from .markdown_text import code_block, escape, html, table_lines
 from .rows import DEFINITIONS, headlines, pair_names, results, run_facts, unmeasured
 from .study import Study
 from .terminal import certificate_difference, certificate_value
 from .tradeoffs import tradeoffs
-
-# What GitHub may read as markup inside a line: emphasis, code, links, HTML, entities, tables, math, headings and
-# references; ":" only where it would make a bare link.
-_SPECIAL = re.compile(r"[\\`*_{}\[\]<>|~$&#]|:(?=//)")
-# An interval stays readable in the source: two numbers in brackets are a link only with a target behind them.
-_INTERVAL = re.compile(r"\\\[([-\d.,]+, [-\d.,]+)\\\](?![(:\\])")
 
 
 def write_summary(stored: StoredRun, path: Path) -> None:
@@ -52,16 +45,12 @@ def write_summary(stored: StoredRun, path: Path) -> None:
     lines += _section("## Warnings", [f"- {escape(warning)}" for warning in stored.run.warnings])
     for pair in stored.run.pairs:
         lines += [*_certificate(pair), ""]
-    lines += _section("## How it was measured", _table(("what", "value"), [map(escape, f) for f in run_facts(stored)]))
-    lines += [*_code(shlex.join(stored.run.command)), "", f"{DEFINITIONS}.", ""]
+    lines += _section(
+        "## How it was measured", table_lines(("what", "value"), [map(escape, f) for f in run_facts(stored)])
+    )
+    lines += [*code_block(shlex.join(stored.run.command)), "", f"{DEFINITIONS}.", ""]
     lines += _section("## Files", _links(stored.path, path))
     replace_file(path, "\n".join(lines).rstrip("\n") + "\n")
-
-
-def escape(text: str) -> str:
-    """`text` from a record as one line of Markdown that reads as that text and as nothing else."""
-    escaped = _SPECIAL.sub(lambda match: f"\\{match[0]}", plain(text))
-    return _INTERVAL.sub(r"[\1]", escaped)
 
 
 def _section(title: str, lines: Sequence[str]) -> list[str]:
@@ -78,7 +67,7 @@ def _results(stored: StoredRun, name: str) -> list[str]:
         rows.append([f"**{group.title}**", *("" for _ in table.columns)])
         # "~" in front of an interval would open a strike-through: escaped like text from the record
         rows += [[escape(row.label), *(escape(str(entry)) for entry in row.entries)] for row in group.rows]
-    return [*_table(headers, rows, numbers=True), "", *(f"- {escape(note)}" for note in table.notes)]
+    return [*table_lines(headers, rows, numbers=True), "", *(f"- {escape(note)}" for note in table.notes)]
 
 
 def _tradeoffs(stored: StoredRun, pair: str) -> list[str]:
@@ -87,7 +76,7 @@ def _tradeoffs(stored: StoredRun, pair: str) -> list[str]:
         for row in tradeoffs(Study(stored), pair)
     ]
     title = f"## Claims and measurements: {escape(pair)}"
-    return _section(title, _table(("trade-off", "claim", "measured", "verdict"), rows)) if rows else []
+    return _section(title, table_lines(("trade-off", "claim", "measured", "verdict"), rows)) if rows else []
 
 
 def _hardware(stored: StoredRun) -> list[str]:
@@ -95,7 +84,7 @@ def _hardware(stored: StoredRun) -> list[str]:
     section = hardware_section(stored)
     lines = [line for table in section.tables for line in _hardware_table(table)]
     if section.peaks:
-        lines += [*_table(PEAK_HEADERS, [map(escape, row) for row in section.peaks], numbers=True), ""]
+        lines += [*table_lines(PEAK_HEADERS, [map(escape, row) for row in section.peaks], numbers=True), ""]
     lines += [f"- {escape(note)}" for note in section.notes if section]
     return _section("## What the hardware did", lines)
 
@@ -104,7 +93,7 @@ def _extrapolated(stored: StoredRun) -> list[str]:
     rows = [one.row for one in extrapolations(stored)]
     if not rows:
         return []
-    return _section("## Extrapolated", [*_table(HEADERS, [map(escape, row) for row in rows]), "", NOTE])
+    return _section("## Extrapolated", [*table_lines(HEADERS, [map(escape, row) for row in rows]), "", NOTE])
 
 
 def _hardware_table(table: HardwareTable) -> list[str]:
@@ -113,12 +102,19 @@ def _hardware_table(table: HardwareTable) -> list[str]:
         rows.append([f"**{escape(group.title)}**", *("" for _ in table.headers)])
         rows += [[escape(row.label), *map(escape, row.entries)] for row in group.rows]
     notes = [f"- {escape(note)}" for note in table.notes]
-    return [f"Pair {escape(table.pair)}", "", *_table(("cell", *table.headers), rows, numbers=True), "", *notes, ""]
+    return [
+        f"Pair {escape(table.pair)}",
+        "",
+        *table_lines(("cell", *table.headers), rows, numbers=True),
+        "",
+        *notes,
+        "",
+    ]
 
 
 def _unmeasured(stored: StoredRun) -> list[str]:
     rows = [map(escape, (c.cell, c.status, c.code, c.message)) for c in unmeasured(stored)]
-    return _table(("cell", "status", "code", "message"), rows) if rows else []
+    return table_lines(("cell", "status", "code", "message"), rows) if rows else []
 
 
 def _certificate(pair: PairRecord) -> list[str]:
@@ -136,28 +132,10 @@ def _certificate(pair: PairRecord) -> list[str]:
         )
         for row in pair.certificate
     ]
-    body = _table(("quantity", "AR", "diffusion", "difference", "in words"), rows)
+    body = table_lines(("quantity", "AR", "diffusion", "difference", "in words"), rows)
     weights = escape(f"Weights: {pair.weights}. {pair.weights_note}")
-    summary = f"<summary>Match certificate of {_html(pair.name)}</summary>"
+    summary = f"<summary>Match certificate of {html(pair.name)}</summary>"
     return ["<details>", summary, "", weights, "", *(body if rows else ["None was recorded."]), "", "</details>"]
-
-
-def _html(text: str) -> str:
-    """Text inside an HTML element that also stands in Markdown: every special character as an entity."""
-    return _SPECIAL.sub(lambda match: f"&#{ord(match[0])};", plain(text))
-
-
-def _table(headers: Sequence[str], rows: Iterable[Iterable[str]], numbers: bool = False) -> list[str]:
-    """A table of escaped cells; `numbers`: every column but the first is right-aligned."""
-    rule = ["---", *("---:" if numbers else "---" for _ in headers[1:])]
-    return [f"| {' | '.join(cells)} |" for cells in (headers, rule, *rows)]
-
-
-def _code(text: str) -> list[str]:
-    """A fenced block whose fence is longer than any run of backticks in `text`."""
-    text = plain(text)
-    fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
-    return [f"{fence}text", text, fence]
 
 
 def _links(folder: Path, path: Path) -> list[str]:

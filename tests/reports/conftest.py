@@ -1,4 +1,4 @@
-"""The synthetic study as a fixture: pytest's importlib mode cannot import a neighbouring file by name."""
+"""The synthetic study and gates as fixtures: pytest's importlib mode cannot import a neighbouring file by name."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,12 +14,18 @@ import pytest
 if TYPE_CHECKING:
     from dlmbench.profiles.store import StoredRun
 
-_spec = importlib.util.spec_from_file_location("reports_synthetic", Path(__file__).with_name("synthetic.py"))
-assert _spec is not None
-assert _spec.loader is not None
-_synthetic = importlib.util.module_from_spec(_spec)
-sys.modules[_spec.name] = _synthetic
-_spec.loader.exec_module(_synthetic)
+
+def _neighbour(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"reports_{name}", Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+_synthetic = _neighbour("synthetic")
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +39,15 @@ def synthetic_run() -> Callable[..., StoredRun]:
 def study(tmp_path_factory: pytest.TempPathFactory, synthetic_run: Callable[..., StoredRun]) -> StoredRun:
     """One synthetic run shared by the tests that only read it."""
     return synthetic_run(tmp_path_factory.mktemp("study"))
+
+
+@pytest.fixture(scope="session")
+def histories() -> ModuleType:
+    """The module `histories`: folders of small invented runs."""
+    return _neighbour("histories")
+
+
+@pytest.fixture(scope="session")
+def gates() -> ModuleType:
+    """The module `gate_documents`: verdicts, cells and whole documents of a gate, made by hand."""
+    return _neighbour("gate_documents")

@@ -19,6 +19,7 @@ from dlmbench.reports.format import (
     other_axes,
     shown_unit,
 )
+from dlmbench.reports.plain import plain
 
 
 @pytest.mark.parametrize(
@@ -136,3 +137,9 @@ def test_a_shown_interval_never_collapses_and_holds_its_value(x: float, half: fl
     assert low <= point <= high
     if half >= 1e-3:
         assert low < high
+
+
+@given(st.text())
+def test_a_printable_text_takes_the_short_way_to_the_same_line(text: str) -> None:
+    shown = "".join(c for c in text if c.isprintable())
+    assert plain(shown) == plain(shown + "\x00")  # a control sends it the long way, and is dropped

@@ -12,7 +12,8 @@ import pytest
 from markdown_it import MarkdownIt
 
 from dlmbench.profiles.store import StoredRun
-from dlmbench.reports.markdown import escape, write_summary
+from dlmbench.reports.markdown import write_summary
+from dlmbench.reports.markdown_text import escape
 
 Synthetic = Callable[..., StoredRun]
 HOSTILE = "a|b `c` <img src=x onerror=alert(1)> [l](http://evil.example) ~~s~~ **b** &lt; $x$\x1b[31m\nnext"

@@ -1,0 +1,75 @@
+"""The context of a gate between two runs: who they are, what they were measured on, what else differs between them."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+
+from .. import __version__
+from ..profiles.gate_record import GateContext, GateSide, SideDifference
+from ..profiles.record import Trial
+from ..profiles.store import StoredRun
+from .conditions import conditions
+from .format import MISSING
+
+# Differences that are the gate's question, or its two sides' own, and so no difference of conditions.
+_OWN = ("commit", "dlmbench", "environment.git.commit", "environment.git.dirty")
+
+
+def stored_context(
+    base: StoredRun,
+    head: StoredRun,
+    *,
+    names: tuple[str, str],
+    command: Sequence[str],
+    created: str,
+    duration_s: float | None = None,
+) -> GateContext:
+    """The context of two runs. `names` is what the user calls base and head; the rest is read off their records."""
+    suites = dict.fromkeys((base.run.suite, head.run.suite))
+    tables = conditions(base), conditions(head)
+    differing = [
+        SideDifference(name=name, base=tables[0].get(name, MISSING), head=tables[1].get(name, MISSING))
+        for name in dict.fromkeys([*tables[0], *tables[1]])
+        if name not in _OWN and tables[0].get(name) != tables[1].get(name)
+    ]
+    return GateContext(
+        created=created,
+        duration_s=duration_s,
+        command=tuple(command),
+        suite=" against ".join(suites),
+        device=head.run.device,
+        device_name=head.run.device_name,
+        base=_side(names[0], base),
+        head=_side(names[1], head),
+        differences=tuple(differing),
+        environment=head.run.environment,
+        cell_s=measured_s((*base.trials, *head.trials)),
+        dlmbench_version=__version__,
+    )
+
+
+def measured_s(trials: Iterable[Trial]) -> dict[str, float]:
+    """Seconds spent in the timed samples of each cell, discarded ones too, by its key."""
+    spent: dict[str, float] = defaultdict(float)
+    for trial in trials:
+        spent[trial.key] += sum(sample.latency_s for sample in trial.samples)
+    return dict(spent)
+
+
+def _side(name: str, stored: StoredRun) -> GateSide:
+    """What its workers said of themselves; of several different answers, all of them."""
+    workers = [trial.worker for trial in stored.trials if trial.worker]
+    git = stored.run.environment.get("git")
+
+    def told(values: Iterable[str | None]) -> str | None:
+        return ", ".join(dict.fromkeys(value for value in values if value)) or None
+
+    return GateSide(
+        name=name,
+        commit=told(worker.commit for worker in workers),
+        dirty=git.get("dirty") if isinstance(git, dict) else None,
+        dlmbench=told(worker.package_version for worker in workers) or stored.run.dlmbench_version,
+        torch=told(worker.torch for worker in workers),
+        python=told(worker.python for worker in workers),
+    )
