@@ -81,6 +81,7 @@ def make_environment(
     of a build that failed.
     """
     begin = time.monotonic()
+    log.unlink(missing_ok=True)
     venv.EnvBuilder(symlinks=os.name != "nt", with_pip=False).create(folder)
     scheme = {"base": str(folder), "platbase": str(folder)}
     python = Path(sysconfig.get_path("scripts", "venv", scheme), "python")
@@ -97,11 +98,12 @@ def make_environment(
         try:
             code = run(command, where, build_variables(os.environ), log)
         except OSError as error:
-            raise InputError(f"{side}: {command[0]!r} cannot be started ({error.strerror}); see --install") from None
+            place = error.filename or command[0]
+            raise InputError(f"{side}: cannot be installed, {place}: {error.strerror}; see --install") from None
         if code:
             raise InputError(
                 f"{side}: installing {where.relative_to(checkout.parent)} failed ({_last_words(log)}); the whole "
-                f"output is in {log}; give --install COMMAND if it is built in another way"
+                f"output is in {log}; give --install COMMAND if it is built in another way, --install '' if not at all"
             )
     if packages:
         # What a build leaves behind is not the commit's. (A command of the user's may have put it there to be used.)
@@ -149,7 +151,8 @@ def _installing(python: Path, package: Path) -> list[str]:
     uv = shutil.which("uv")
     if uv is not None:
         options = ["--no-build-isolation", "--offline"] if here else []
-        return [uv, "pip", "install", "--python", str(python), "--no-deps", "--reinstall", *options, "."]
+        quiet = ["--reinstall", "--compile-bytecode"]
+        return [uv, "pip", "install", "--python", str(python), "--no-deps", *options, *quiet, "."]
     raise InputError("there is neither pip nor uv here to install a side with; install pip or give --install COMMAND")
 
 
@@ -190,7 +193,8 @@ def _filled(part: str, values: Mapping[str, str]) -> str:
 
 def _last_words(log: Path) -> str:
     """The last line of a build's output that says something: pip repeats and comments on what failed."""
-    lines = [line.strip(" \t│╰─>×") for line in log.read_text(errors="replace").splitlines()]
+    text = re.sub(r"\x1b\[[\d;]*m", "", log.read_text(errors="replace"))  # compilers write in colours
+    lines = ["".join(filter(str.isprintable, line)).strip(" │╰─>×") for line in text.expandtabs().splitlines()]
     if "[end of output]" in lines:
         lines = lines[: lines.index("[end of output]")]
     said = [line for line in lines if line and not line.startswith(("note:", "hint:", "[notice]"))]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ... import InputError
@@ -47,7 +47,7 @@ class Revision:
     commit: str
     dirty: bool = False
     on: str | None = None
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
 
 def find_repository(folder: Path) -> Repository:
@@ -148,10 +148,11 @@ def _snapshot(repository: Repository, scratch: Path, clean: Revision) -> Revisio
     """The working tree as a commit on `clean`, made with an index and an object store below `scratch`."""
     index, objects = scratch / "index", scratch / "objects"
     objects.mkdir(parents=True)
-    # The user's index knows which files have not changed: without it each one would be read.
+    # The user's index knows which files have not changed: without it each one would be read. Its time goes with it: git
+    # looks into a file that is no older than the index, however little else about it has changed.
     used = repository.root / repository.git("rev-parse", "--git-path", "index").removesuffix("\n")
     if used.exists():
-        shutil.copyfile(used, index)
+        shutil.copy2(used, index)
     stamp = {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in _SIGNATURE.items()}
     variables = stamp | {
         "GIT_INDEX_FILE": str(index),

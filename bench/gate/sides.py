@@ -1,9 +1,11 @@
 """The two sides of a gate: base and head, each as a way to start workers that run its code and no other.
 
-with prepared(find_repository(Path.cwd()), "origin/main", logs=folder) as (base, head):
-    worker = WorkerHandle(log, threads, device, base.launch)
-    info = greeted(base, worker.ask("load", …))
-    why_not = prove(base, [info])
+    with prepared(find_repository(Path.cwd()), "origin/main", logs=folder) as (base, head):
+        worker = WorkerHandle(log, threads, device, base.launch)
+        info = greeted(base, worker.ask("load", …))
+        why_not = prove(base, [info])
+
+Whether a side's workers do run its code is for `proof` to say.
 """
 
 from __future__ import annotations
@@ -15,9 +17,10 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Literal
 
 from ... import InputError
@@ -29,6 +32,7 @@ from .environment import Environment, Runner, make_environment, run_logged
 from .repository import Repository, Revision, base_revision, head_revision
 
 SideName = Literal["base", "head"]
+_Handler = Callable[[int, FrameType | None], object] | signal.Handlers
 
 
 class SideRecord(Stored):
@@ -70,7 +74,7 @@ class Side:
     name: SideName
     launch: Launch
     made: Made | None = None
-    notes: tuple[str, ...] = field(default=())
+    notes: tuple[str, ...] = ()
 
     @property
     def record(self) -> SideRecord:
@@ -110,29 +114,45 @@ def prepared(
     commands = None if install is None else [split_command("--install", text) for text in install if text.strip()]
     base = base_revision(repository, against, merge_base=merge_base)
     with _ended_by_sigterm(), _temporary_folder() as folder:
-        scratch = folder / "snapshot"
-        revisions: dict[SideName, Revision] = {"base": base, "head": head_revision(repository, scratch)}
-        sides = []
-        for name, revision in revisions.items():
-            # Names of one length: the length of a path may move what a process lays out in memory.
-            checkout = folder / name / "checkout"
-            say(f"{name}: installing {revision.ref} ({revision.commit[:12]})")
-            notes = [*revision.notes, *check_out(repository, revision.commit, checkout, scratch / "objects")]
-            uneven = frozenset(changed_files(checkout))
-            log = logs / f"install-{name}.log"
-            environment = make_environment(
-                name, repository, checkout, folder / name / "environment", commands, log, run
-            )  # fmt: skip
-            working = checkout / repository.folder
-            working.mkdir(parents=True, exist_ok=True)
-            launch = Launch(
-                (str(environment.python), "-P", "-m", "dlmbench.bench.worker"),
-                working,
-                # No bytecode: it would lie in the checkout and make it differ from its commit.
-                {"PYTHONPATH": None, "PYTHONHOME": None, "PYTHONDONTWRITEBYTECODE": "1"},
-            )
-            sides.append(Side(name, launch, Made(repository, revision, checkout, environment, uneven), tuple(notes)))
+        try:
+            head = head_revision(repository, folder / "snapshot")
+            revisions: dict[SideName, Revision] = {"base": base, "head": head}
+            sides = []
+            for name, revision in revisions.items():
+                say(f"{name}: installing {revision.ref} ({revision.commit[:12]})")
+                log = logs / f"install-{name}.log"
+                sides.append(_made_side(name, repository, revision, folder, commands, log, run))
+        except OSError as error:
+            raise InputError(f"{error.filename or folder}: {error.strerror}; no side can be made there") from None
         yield sides[0], sides[1]
+
+
+def _made_side(
+    name: SideName,
+    repository: Repository,
+    revision: Revision,
+    folder: Path,
+    commands: Sequence[Sequence[str]] | None,
+    log: Path,
+    run: Runner,
+) -> Side:
+    # Both sides' names, and so all their paths, have one length: it may move what a process lays out in memory.
+    checkout, place = folder / name / "checkout", folder / name / "environment"
+    missing = check_out(repository, revision.commit, checkout, folder / "snapshot" / "objects")
+    uneven = frozenset(changed_files(checkout))
+    environment = make_environment(name, repository, checkout, place, commands, log, run)
+    working = checkout / repository.folder
+    working.mkdir(parents=True, exist_ok=True)
+    variables = {
+        "PYTHONPATH": None,
+        "PYTHONHOME": None,
+        # Bytecode would lie in the checkout and make it differ from its commit.
+        "PYTHONDONTWRITEBYTECODE": "1",
+        # torch compiles extensions in a folder named by the extension alone: the sides would overwrite each other's.
+        "TORCH_EXTENSIONS_DIR": str(place / "torch_extensions"),
+    }
+    launch = Launch((str(environment.python), "-P", "-m", "dlmbench.bench.worker"), working, variables)
+    return Side(name, launch, Made(repository, revision, checkout, environment, uneven), (*revision.notes, *missing))
 
 
 def commanded(base: str, head: str) -> tuple[Side, Side]:
@@ -221,11 +241,11 @@ def _undisturbed() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _handling(handlers: dict[signal.Signals, object]) -> Iterator[None]:
+def _handling(handlers: Mapping[signal.Signals, _Handler]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # signals are the main thread's
         yield
         return
-    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}  # type: ignore[arg-type]
+    previous = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:

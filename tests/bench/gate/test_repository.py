@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -165,6 +166,20 @@ def test_a_changed_tree_is_a_snapshot_and_nothing_is_touched(scratch: Callable[.
     assert shown("rev-parse", f"{revision.commit}^") == head
     # The same tree is the same commit, whenever it is asked for.
     assert head_revision(repository, tmp_path / "again").commit == revision.commit
+
+
+def test_a_change_in_the_second_of_the_commit_is_seen(scratch: Callable[..., Any], tmp_path: Path) -> None:
+    """Of the same size and the same time as what was committed: git looks into such a file because its index is no
+    younger, which a copy of the index must not be either."""
+    repo = scratch()
+    repo.git("config", "core.trustctime", "false")
+    path, index = repo.put("a.py", "V=1"), repo.root / ".git" / "index"
+    os.utime(path, (1_700_000_000, 1_700_000_000))
+    repo.commit({})
+    path.write_text("V=2")
+    for touched in (path, index):
+        os.utime(touched, (1_700_000_000, 1_700_000_000))
+    assert head_revision(find_repository(repo.root), tmp_path / "scratch").dirty
 
 
 def test_untracked_data_is_not_hashed_by_the_gigabyte(scratch: Callable[..., Any], tmp_path: Path) -> None:

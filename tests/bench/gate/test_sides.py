@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -200,25 +202,62 @@ def test_a_build_that_fails_is_one_line_with_its_last_words(scratch: Callable[..
         assert "PYTHONPATH" not in variables
         log.write_text(
             "  × Building wheel did not run successfully.\n  │ exit code: 1\n  ╰─> [2 lines of output]\n"
-            "      gcc -c kernel.c\n      kernel.c:3: error: expected ';'\n      [end of output]\n\n"
+            "      gcc -c kernel.c\n      \x1b[01;31mkernel.c:3:\x1b[m\terror: expected ';'\n      [end of output]\n\n"
             "  note: This error originates from a subprocess.\nerror: subprocess-exited-with-error\n"
         )
         return 1
 
     with (
-        pytest.raises(InputError, match=r"base: installing .*kernel\.c:3: error: expected ';'") as caught,
+        pytest.raises(InputError, match=r"base: installing .*kernel\.c:3: +error: expected ';'") as caught,
         prepared(find_repository(repo.root), "HEAD", logs=tmp_path, run=fail),
     ):
         pass
     assert str(tmp_path / "install-base.log") in str(caught.value)
-    assert "\n" not in str(caught.value)
+    assert str(caught.value).isprintable()
+
+
+def test_a_side_is_installed_by_what_is_there(
+    scratch: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By pip; without it by uv; without either there is a remedy. What the build needs and is here is not fetched."""
+    repo = scratch()
+    repo.commit({"pyproject.toml": PYPROJECT.format(needs="torch")})
+    commands: list[Sequence[str]] = []
+
+    def record(command: Sequence[str], folder: Path, variables: Mapping[str, str], log: Path) -> int:
+        commands.append(command)
+        return 0
+
+    def prepare() -> Sequence[str]:
+        with prepared(find_repository(repo.root), "HEAD", logs=tmp_path, run=record):
+            return commands[-1]
+
+    assert {"--no-index", "--no-build-isolation"} <= set(prepare())
+    repo.put("pyproject.toml", PYPROJECT.format(needs="torch").replace('"setuptools"', '"no-such-builder-xyz >= 3"'))
+    assert not {"--no-index", "--no-build-isolation", "--isolated"} & set(prepare())
+
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pip" else find_spec(name))
+    uv = tmp_path / "bin" / "uv"
+    uv.parent.mkdir()
+    uv.write_text("")
+    uv.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{uv.parent}{os.pathsep}{os.environ['PATH']}")
+    assert prepare()[:4] == [str(uv), "pip", "install", "--python"]
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    with pytest.raises(InputError, match="neither pip nor uv"):
+        prepare()
 
 
 @pytest.mark.parametrize(
     ("install", "words"),
-    [('{python} -c "import nonsense_xyz"', "No module named 'nonsense_xyz'"), ("false", "it said nothing"),
-     ("no-such-program-xyz", "cannot be started"), ("echo 'unbalanced", "No closing quotation")],
-)  # fmt: skip
+    [
+        ('{python} -c "import nonsense_xyz"', "No module named 'nonsense_xyz'"),
+        ("false", "it said nothing"),
+        ("no-such-program-xyz", "cannot be installed, no-such-program-xyz: No such file"),
+        ("echo 'unbalanced", "No closing quotation"),
+    ],
+)
 def test_a_command_that_fails_is_one_line(
     install: str, words: str, scratch: Callable[..., Any], tmp_path: Path
 ) -> None:
@@ -288,6 +327,17 @@ with prepared(find_repository(root), "HEAD", logs=logs, install=[f"{{python}} bu
     assert list((tmp_path / "tmp").iterdir()) == []
     assert not psutil.pid_exists(build)
     assert repo.everything() == before
+
+
+def test_no_place_for_logs_is_one_line(scratch: Callable[..., Any], tmp_path: Path) -> None:
+    repo = scratch()
+    repo.commit({"a.py": ""})
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(InputError, match=r"file/install-base\.log: Not a directory"),
+        prepared(find_repository(repo.root), "HEAD", logs=tmp_path / "file", install=["true"]),
+    ):
+        pass
 
 
 def test_no_place_for_temporary_files_is_one_line(
