@@ -71,6 +71,7 @@ def _borrow(repository: Repository, folder: Path, stores: list[Path]) -> None:
         "core.bare": "false",
         "core.sparseCheckout": "false",
         "core.hooksPath": os.devnull,
+        "core.fsmonitor": "false",
     }
     for name, value in settings.items():
         git(folder, "config", "--add", name, value)
