@@ -8,6 +8,8 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +24,39 @@ class WorkerFailedError(Exception):
         self.code, self.message, self.fatal = code, message, fatal
 
 
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How a worker is started: its command, its working folder (None: this process's), and the environment variables
+    that it gets besides this process's (None: that one is taken away)."""
+
+    command: tuple[str, ...] = (sys.executable, "-m", "dlmbench.bench.worker")
+    folder: Path | None = None
+    variables: Mapping[str, str | None] = field(default_factory=dict)
+
+
 class WorkerHandle:
     """One worker process. Requests and replies are lines of JSON; its standard error goes to `log`."""
 
-    def __init__(self, log: Path, threads: int, device: str) -> None:
+    def __init__(self, log: Path, threads: int, device: str, launch: Launch | None = None) -> None:
+        launch = launch or Launch()
+        own = {**worker_variables(threads, device), PARENT: str(os.getpid()), **launch.variables}
         self._log = log
         self._stderr = open(log, "ab")  # noqa: SIM115 - lives as long as the worker
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "dlmbench.bench.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            env={**os.environ, **worker_variables(threads, device), PARENT: str(os.getpid())},
-            # Ctrl-C goes to the parent alone, which then ends its workers in order.
-            start_new_session=True,
-        )
+        try:
+            self._process = subprocess.Popen(
+                list(launch.command),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=self._stderr,
+                env={name: value for name, value in {**os.environ, **own}.items() if value is not None},
+                cwd=launch.folder,
+                # Ctrl-C goes to the parent alone, which then ends its workers in order.
+                start_new_session=True,
+            )
+        except OSError as error:
+            self._stderr.close()
+            message = f"the worker's command {launch.command[0]!r} cannot be started ({error.strerror})"
+            raise WorkerFailedError("input", message, fatal=True) from None
         assert self._process.stdout is not None
         self._replies = Lines(self._process.stdout)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import platform
+import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -21,11 +22,12 @@ from ..models.prompts import PromptSource, default_prompts, load_prompts
 from ..models.source import Source
 from ..profiles.calibration import Calibrator
 from ..profiles.clocks import clock_for
-from ..profiles.environment import git_state, read_variables
+from ..profiles.environment import read_variables
 from ..profiles.hardware import Peak, Telemetry
 from ..profiles.known_peaks import device_peaks
 from ..profiles.memory import read_peak_b, reset_peak
 from ..profiles.observer import unit_cost_s
+from ..profiles.provenance import loaded_origins
 from ..profiles.record import Cell, TextQuality, Value, WorkerInfo
 from .judge import Judge
 from .likelihood import held_out_metrics
@@ -33,6 +35,7 @@ from .opened import OpenCell, WorkDiffersError, check_cell
 from .quality import source_of, text_quality
 from .studies import pair_studies
 from .tokenizers import tokenizer_of
+from .worker import PROTOCOL
 
 if TYPE_CHECKING:
     from .replay import EnergyMeter, Profile
@@ -93,19 +96,21 @@ class Worker:
         for cell in cells:
             check_cell(Cell.model_validate(cell), self._context)
         self._unit_cost = unit_cost_s(self._clock)
-        state = git_state(_PACKAGE)
+        origins = loaded_origins(dict(sys.modules))
         info = WorkerInfo(
             pid=os.getpid(),
             package_path=str(_PACKAGE),
             package_version=__version__,
-            commit=None if state is None else f"{state['commit']}{'-dirty' if state['dirty'] else ''}",
+            commit=origins["dlmbench"].state,
             python=platform.python_version(),
             torch=torch.__version__,
             device=device,
             threads=torch.get_num_threads(),
             environment=read_variables(os.environ),
+            origins=origins,
         )
         return {
+            "protocol": PROTOCOL,
             "info": info.model_dump(),
             "observer_unit_cost_s": self._unit_cost,
             "device_name": _device_name(device),

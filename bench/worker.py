@@ -13,6 +13,9 @@ import sys
 
 from ..profiles.child import replies, tie_to_parent
 
+# Counts up whenever a request or a reply changes so that a parent or a worker of an older version would refuse it.
+PROTOCOL = 1
+
 
 def main() -> None:
     """Answer requests until the parent closes the pipe."""

@@ -16,12 +16,12 @@ import importlib.util
 import os
 import platform
 import re
-import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from .git import git_state
 from .gpus import load_nvml, read_gpus
 from .host import Section, read_cpu, read_memory, read_now, read_system, usable_cpus
 from .limits import read_limits, read_throttling
@@ -72,8 +72,6 @@ _NAMES = {
     "TRITON_INTERPRET",
 }
 _SECRETS = re.compile(r"TOKEN|KEY|SECRET|PASSW|CREDENTIAL|AUTH")
-
-_GIT_TIMEOUT_S = 2.0
 
 
 def capture_environment(
@@ -192,40 +190,6 @@ def read_variables(variables: Mapping[str, str]) -> dict[str, str]:
             value = value.replace(home, "~")
         kept[name] = re.sub(r"://[^/@\s]*@", "://", value)
     return kept
-
-
-def git_state(folder: Path, timeout_s: float = _GIT_TIMEOUT_S) -> dict[str, Any] | None:
-    """`{"commit", "dirty"}` of the repository that tracks `folder`; None if none does, or there is no git.
-
-    Dirty means that something in the folder differs from the commit or is neither tracked nor ignored; None if git
-    did not answer in time. An installed package inside someone's repository is ignored there, and so has no state.
-    """
-    # HEAD:./ is the folder's own tree: it exists only if the commit tracks the folder.
-    found = _git(folder, timeout_s, "rev-parse", "HEAD", "HEAD:./")
-    if found is None:
-        return None
-    changes = _git(folder, timeout_s, "status", "--porcelain", "--", ".")
-    return {"commit": found.split()[0], "dirty": bool(changes.strip()) if changes is not None else None}
-
-
-def _git(folder: Path, timeout_s: float, *arguments: str) -> str | None:
-    # No lock and no index refresh: looking must not write into the repository. GIT_DIR and the like, which git sets
-    # for its hooks, would point at another repository.
-    quiet = ("--no-optional-locks", "-c", "core.fsmonitor=false")
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | {"LC_ALL": "C"}
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *quiet, *arguments],
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout_s,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-        )
-    except (OSError, ValueError, subprocess.SubprocessError):
-        return None
-    return done.stdout if done.returncode == 0 else None
 
 
 def _portable_cpu(cpu: Section) -> Section:

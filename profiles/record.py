@@ -221,8 +221,34 @@ class Calibration(Stored):
     matrix: int | None = None
 
 
+class Origin(Stored):
+    """Where a piece of code comes from (see `provenance`).
+
+    `path` is its file or package folder. `commit` is that of the repository which tracks it, or, of an installed copy,
+    the one it was installed from; `dirty`: what lies at `path` differs from that commit. `why` there is no commit, if
+    there is none. `distribution` and `version` are of the installed copy, `source` the folder or address it came from.
+    """
+
+    path: str
+    commit: str | None = None
+    dirty: bool | None = None
+    why: str | None = None
+    distribution: str | None = None
+    version: str | None = None
+    source: str | None = None
+
+    @property
+    def state(self) -> str | None:
+        """The commit in one word: with "-dirty" where what lies there differs from it."""
+        return None if self.commit is None else f"{self.commit}{'-dirty' if self.dirty else ''}"
+
+
 class WorkerInfo(Stored):
-    """Who measured: process id, package path and commit, versions, threads and allocator settings in force."""
+    """Who measured: process id, package path and commit, versions, threads and allocator settings in force.
+
+    `origins` is the code in the process that came from no package index, by its name: dlmbench itself, the file of a
+    plug-in, packages run from a checkout or installed from one. It is None in records older than it.
+    """
 
     pid: int
     package_path: str
@@ -233,6 +259,7 @@ class WorkerInfo(Stored):
     device: str
     threads: int
     environment: dict[str, str] = {}
+    origins: dict[str, Origin] | None = None
 
 
 class Value(Stored):

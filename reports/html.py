@@ -137,6 +137,6 @@ def _workers(stored: StoredRun) -> list[tuple[tuple[str, str], ...]]:
     """The distinct workers: what versions, commit and threads measured. A page is shared, so no folder of the machine
     is on it; the record of trials has them.
     """
-    private = {"pid", "package_path"}
+    private = {"pid", "package_path", "origins"}
     distinct = {flat(trial.worker.model_dump(exclude=private)): None for trial in stored.trials if trial.worker}
     return list(distinct)

@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from dlmbench.bench.handle import WorkerFailedError, WorkerHandle, worker_variables
+from dlmbench.bench.handle import Launch, WorkerFailedError, WorkerHandle, worker_variables
 from dlmbench.models.pairs import load_pair
 from dlmbench.profiles.record import Cell, Sample, WorkerInfo
 
@@ -247,6 +247,31 @@ def test_an_ended_worker_leaves_no_empty_log(stand_in: Callable[[str], WorkerHan
         assert gone(handle.pid, 1.0)
     assert not quiet._log.exists()
     assert loud._log.read_text() == "x"
+
+
+def test_a_worker_is_launched_as_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAKEN", "1")
+    monkeypatch.setenv("KEPT", "1")
+    code = (
+        "import json, os\n"
+        'names = ("TAKEN", "KEPT", "GIVEN", "DLMBENCH_PARENT", "PYTHONUNBUFFERED")\n'
+        "print(json.dumps({'ok': True, 'folder': os.getcwd(), **{n: os.environ.get(n) for n in names}}), flush=True)\n"
+        "input()"
+    )
+    command = (sys.executable, "-S", "-c", code)
+    handle = WorkerHandle(tmp_path / "w.log", 1, "cpu", Launch(command, tmp_path, {"TAKEN": None, "GIVEN": "a b"}))
+    assert handle.receive(30) == {
+        "folder": str(tmp_path.resolve()), "TAKEN": None, "KEPT": "1", "GIVEN": "a b",
+        "DLMBENCH_PARENT": str(os.getpid()), "PYTHONUNBUFFERED": "1",
+    }  # fmt: skip
+    handle.end()
+
+
+def test_a_command_that_cannot_be_started_is_bad_input(tmp_path: Path) -> None:
+    for launch in (Launch(("no-such-program-xyz",)), Launch(folder=tmp_path / "missing")):
+        with pytest.raises(WorkerFailedError, match=r"cannot be started \(No such file or directory\)") as caught:
+            WorkerHandle(tmp_path / "w.log", 1, "cpu", launch)
+        assert (caught.value.code, caught.value.fatal) == ("input", True)
 
 
 def test_what_a_user_set_in_the_environment_stays(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ from dlmbench.profiles.record import (
     Commit,
     ForwardSpan,
     Measurement,
+    Origin,
     PairRecord,
     Reason,
     Run,
@@ -160,6 +161,7 @@ def _trial(cell: Cell, process: int, order: int, noise: random.Random, message: 
             torch="2.12.0",
             device="cpu",
             threads=3,
+            origins={"dlmbench": Origin(path="/home/someone/dlmbench", commit="0123456789abcdef")},
         ),
         timeline=_timeline(cell, samples[0]) if samples and process == 0 else None,
     )

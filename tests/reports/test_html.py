@@ -193,6 +193,15 @@ def test_certificate_environment_settings_command_and_peaks_are_there(study: Sto
         assert shown in page.text, shown
 
 
+def test_no_folder_of_the_machine_is_on_a_page_that_is_shared(study: StoredRun, html: str) -> None:
+    worker = study.trials[0].worker
+    assert worker is not None
+    assert worker.origins is not None
+    assert worker.python in html
+    for path in (worker.package_path, worker.origins["dlmbench"].path):
+        assert path not in html
+
+
 def test_every_metric_used_is_defined_with_its_formula(study: StoredRun, page: Page) -> None:
     shown = definitions(study)
     used = {name.partition("[")[0] for m in study.measurements for name in m.metrics} | set(COLUMNS)
