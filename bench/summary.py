@@ -31,7 +31,7 @@ def _tpot(sample: Sample, cell: Cell) -> float | None:
     return None if sample.ttft_s is None or tokens < 2 else (sample.latency_s - sample.ttft_s) / (tokens - 1)
 
 
-_FROM_SAMPLE: dict[str, _Read] = {
+FROM_SAMPLE: dict[str, _Read] = {
     "latency_s": lambda s, c: s.latency_s,
     "throughput_tok_s": lambda s, c: s.output_tokens / s.latency_s,
     "tok_s_user": lambda s, c: s.output_tokens / s.latency_s / c.batch,
@@ -121,7 +121,7 @@ def _measure(trials: Sequence[Trial], datasheet: Datasheet | None) -> Measuremen
     if lost:
         text = lost[0].reason.message if lost[0].reason else "no sample was taken"
         reason = Reason(code="partly_failed", message=f"{len(lost)} of {len(trials)} processes gave nothing: {text}")
-    metrics = {name: _sampled(name, read, good) for name, read in _FROM_SAMPLE.items()}
+    metrics = {name: _sampled(name, read, good) for name, read in FROM_SAMPLE.items()}
     metrics |= _curve(good)
     metrics |= _counted(good, datasheet)
     metrics |= hardware_values([trial for trial in good if trial.hardware is not None])

@@ -1,0 +1,80 @@
+"""A slowdown of known size: a built-in generator that busy-waits for a share of its own time after each generation.
+
+It is a plug-in like a user's (`dlmbench.bench.gate.planted:ar`), for `dlmbench doctor --self-test`, the gate's study and
+demonstrations. The share comes from the environment of the worker, so that both sides of a gate measure the same cell
+under the same name, and only one of them is slower.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ...models.catalog import Context, build
+from ...models.generator import Costed, Generator, Observer, Promising, Request, Settings, Shape, Side
+from ...models.names import AR, MASKED_DIFFUSION
+
+SLOWDOWN = "DLMBENCH_PLANTED_SLOWDOWN"
+EXTRA_FORWARDS = "DLMBENCH_PLANTED_FORWARDS"
+
+
+class Slowed:
+    """`inner`, slower by `share` of the time of each generation; `extra` forwards are announced that never ran.
+
+    The wait spins: a sleeping process would let the clock drop and wake up late.
+    """
+
+    def __init__(self, inner: Generator, share: float, extra: int) -> None:
+        self._inner, self._share, self._extra = inner, share, extra
+        self.side: Side = inner.side
+
+    def prepare(self, shape: Shape, settings: Settings) -> None:
+        self._inner.prepare(shape, settings)
+
+    def generate(self, request: Request, observer: Observer) -> Tensor:
+        begin = time.perf_counter()
+        tokens = self._inner.generate(request, observer)
+        for _ in range(self._extra):
+            with observer.forward("target", "denoise" if self.side == "diffusion" else "decode", 1, 1, 1, 1, "causal"):
+                pass
+        if self._share:
+            if tokens.is_cuda:
+                torch.cuda.synchronize()
+            spent = time.perf_counter() - begin
+            end = time.perf_counter() + self._share * spent
+            while time.perf_counter() < end:
+                pass
+        return tokens
+
+    def forward_cost(self, *announced: Any) -> Any:
+        assert isinstance(self._inner, Costed)
+        return self._inner.forward_cost(*announced)
+
+    def promised_nfe(self, shape: Shape, settings: Settings) -> int | None:
+        """As of the inner generator, with what is added."""
+        promised = self._inner.promised_nfe(shape, settings) if isinstance(self._inner, Promising) else None
+        return None if promised is None else promised + self._extra
+
+
+def ar(context: Context) -> Slowed:
+    """The AR generator, slowed."""
+    return _slowed(AR, context)
+
+
+def masked_diffusion(context: Context) -> Slowed:
+    """LLaDA's sampler, slowed."""
+    return _slowed(MASKED_DIFFUSION, context)
+
+
+# A factory's side is known before it is called.
+ar.side = "ar"  # type: ignore[attr-defined]
+masked_diffusion.side = "diffusion"  # type: ignore[attr-defined]
+
+
+def _slowed(name: str, context: Context) -> Slowed:
+    share, extra = float(os.environ.get(SLOWDOWN, "0")), int(os.environ.get(EXTRA_FORWARDS, "0"))
+    return Slowed(build(name, context), share, extra)
