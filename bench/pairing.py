@@ -86,10 +86,11 @@ class Crew:
 
 @dataclass(slots=True)
 class _Open:
-    """A cell's state while its pairing runs."""
+    """A cell's state while its pairing runs. `seat` names its worker among the crew's."""
 
     cell: Cell
     id: str
+    seat: str
     samples: list[Sample] = field(default_factory=list)
     status: Status = "ok"
     reason: Reason | None = None
@@ -111,7 +112,9 @@ class _Open:
 class PairingRun:
     """Measures one pairing in one process round. `measure` returns a trial a cell, whatever happened to it.
 
-    `peaks` are those of the device's matrix products, by dtype, where they are known.
+    `peaks` are those of the device's matrix products, by dtype, where they are known. `seats` name the worker of each
+    cell, by default its generator. A cell may sit at two workers, two versions of the same code: both then go on until
+    both have had enough.
     """
 
     def __init__(
@@ -127,6 +130,7 @@ class PairingRun:
         no_meter: str | None = None,
         traces: Path | None = None,
         peaks: Mapping[str, Peak] | None = None,
+        seats: Sequence[str] | None = None,
     ) -> None:
         self._meter, self._no_meter, self._traces = meter, no_meter, traces
         self._peaks = {} if peaks is None else {dtype: peak.model_dump() for dtype, peak in peaks.items()}
@@ -134,7 +138,11 @@ class PairingRun:
         self._crew, self._watcher, self._started = crew, watcher, started
         self._order = 0
         self._clock_reasons: tuple[str, ...] | None = None
-        self._cells = [_Open(cell, f"c{number}") for number, cell in enumerate(pairing.cells)]
+        seats = [cell.generator for cell in pairing.cells] if seats is None else seats
+        self._cells = [
+            _Open(cell, f"c{number}", seat)
+            for number, (cell, seat) in enumerate(zip(pairing.cells, seats, strict=True))
+        ]
 
     def measure(self) -> list[Trial]:
         """Calibrate, prepare and warm up every cell, sample in turn, calibrate again, and write down what was seen."""
@@ -155,23 +163,23 @@ class PairingRun:
         if self._process == 0 and self._suite.hardware:
             for state in self._cells:
                 self._observe(state)
-        for name in {state.cell.generator for state in self._cells}:
+        for name in {state.seat for state in self._cells}:
             self._quietly(functools.partial(self._ask, name, "release"))
         return [self._trial(state, before, after) for state in self._cells]
 
-    def _ask(self, generator: str, operation: str, **fields: Any) -> dict[str, Any]:
-        return self._crew.workers[generator].ask(operation, self._suite.hang_s, **fields)
+    def _ask(self, seat: str, operation: str, **fields: Any) -> dict[str, Any]:
+        return self._crew.workers[seat].ask(operation, self._suite.hang_s, **fields)
 
     def _prepare(self, state: _Open) -> None:
         cell = state.cell
 
         def work() -> None:
             self._watcher.cell(cell, "prepare")
-            reply = self._ask(cell.generator, "open", id=state.id, cell=cell.model_dump())
+            reply = self._ask(state.seat, "open", id=state.id, cell=cell.model_dump())
             state.prepare_s = reply["prepare_s"]
             self._watcher.cell(cell, "warm-up")
             reply = self._ask(
-                cell.generator,
+                state.seat,
                 "warmup",
                 id=state.id,
                 limit_s=min(self._suite.warmup_s, 4 * self._pairing.budget_s),
@@ -192,23 +200,32 @@ class PairingRun:
             round_index += 1
 
     def _active(self) -> list[_Open]:
-        """Cells that still want samples, and every AR cell beside them, up to the limit of samples."""
+        """Cells that still want samples, and those that others need beside them, up to the limit of samples."""
+        wanting = [state for state in self._cells if state.open and state.stop is None]
+        twins = {state.cell.key for state in wanting}
+        most = 4 * self._suite.max_samples
         return [
             state
             for state in self._cells
             if state.open
-            and (state.stop is None or (state.cell.side == "ar" and len(state.samples) < 4 * self._suite.max_samples))
+            and (
+                state.stop is None or (len(state.samples) < most and (state.cell.key in twins or self._compared(state)))
+            )
         ]
+
+    def _compared(self, state: _Open) -> bool:
+        """Whether the other cells are compared with this one: the AR cells, unless each is with its own twin."""
+        return state.cell.side == "ar" and len({each.cell.key for each in self._cells}) == len(self._cells)
 
     def _sample(self, state: _Open, round_index: int) -> None:
         self._watcher.cell(state.cell, "sampling")
-        info = self._crew.infos.get(state.cell.generator)
+        info = self._crew.infos.get(state.seat)
         if info is not None and info.threads > 1:
             time.sleep(_TEAM_SETTLES_S)
         # The same prompts and seeds on both sides in the same round, fresh ones in every round and process.
         prompt = self._process * 10_000 + round_index
         reply = self._ask(
-            state.cell.generator,
+            state.seat,
             "sample",
             id=state.id,
             order=self._order,
@@ -254,11 +271,11 @@ class PairingRun:
         for state in self._cells:
             try:
                 dtype = state.cell.dtype
-                reply = self._ask(state.cell.generator, "calibrate", dtype=dtype, peak=self._peaks.get(dtype))
+                reply = self._ask(state.seat, "calibrate", dtype=dtype, peak=self._peaks.get(dtype))
                 return Calibration.model_validate(reply["calibration"])
             except WorkerFailedError as error:
                 if error.fatal:
-                    self._lost(state.cell.generator)
+                    self._lost(state.seat)
         return None
 
     def _finish(self, state: _Open, peaks: Sequence[Calibration]) -> None:
@@ -272,7 +289,7 @@ class PairingRun:
 
         def work() -> None:
             counted = [sample.order for sample in state.samples if sample.discarded is None]
-            reply = self._ask(state.cell.generator, "close", id=state.id, flop_s=flop_s, byte_s=byte_s, counted=counted)
+            reply = self._ask(state.seat, "close", id=state.id, flop_s=flop_s, byte_s=byte_s, counted=counted)
             state.counters = reply["counters"]
             if not peaks:
                 state.counters.pop("floor_s", None)
@@ -290,7 +307,7 @@ class PairingRun:
         def work() -> None:
             self._watcher.cell(state.cell, "judging texts")
             reply = self._ask(
-                state.cell.generator,
+                state.seat,
                 "quality",
                 id=state.id,
                 texts=suite.quality_texts,
@@ -304,7 +321,7 @@ class PairingRun:
         except WorkerFailedError as error:
             why = Value(value=None, why=f"the texts were not judged: {error.message}")
             state.quality = TextQuality(texts=0, seconds=0.0, metrics={"quality.validity": why})
-            self._revive(state.cell.generator, error)
+            self._revive(state.seat, error)
 
     def _check_device(self, begin_s: float, end_s: float) -> None:
         """Cells sampled while heat or the board held the clocks, or others used the device, are invalid, not slow."""
@@ -330,14 +347,14 @@ class PairingRun:
                 self._watcher.cell(cell, "replay under the profiler")
                 counted = [sample.order for sample in state.samples if sample.discarded is None]
                 keep = self._traces is not None
-                reply = self._ask(cell.generator, "observe", id=state.id, counted=counted, keep=keep)
+                reply = self._ask(state.seat, "observe", id=state.id, counted=counted, keep=keep)
                 found = Hardware.model_validate(reply["hardware"])
                 if self._traces is not None and reply["kept"] is not None:
                     lost = self._trace(state, self._traces, **reply["kept"])
                     found = found.model_copy(update={"missing": {**found.missing, **lost}})
                 telemetry, why = self._fill(state)
         except WorkerFailedError as error:
-            self._revive(cell.generator, error)
+            self._revive(state.seat, error)
             telemetry, why = None, error.message
             if found == Hardware():
                 found = Hardware(missing={"kernels": why, "memory": why})
@@ -355,7 +372,7 @@ class PairingRun:
             "telemetry_begin_s": since,
         }
         try:
-            self._ask(state.cell.generator, "trace", **fields)
+            self._ask(state.seat, "trace", **fields)
         except WorkerFailedError as error:
             if error.fatal:
                 raise
@@ -367,7 +384,7 @@ class PairingRun:
         if self._no_meter is not None:
             return None, self._no_meter
         self._watcher.cell(state.cell, "replay for the counters")
-        reply = self._ask(state.cell.generator, "fill", id=state.id, window_s=self._suite.window_s)
+        reply = self._ask(state.seat, "fill", id=state.id, window_s=self._suite.window_s)
         if reply["telemetry"] is not None:
             return Telemetry.model_validate(reply["telemetry"]), None
         if self._meter is None or reply["window"] is None:
@@ -387,7 +404,7 @@ class PairingRun:
         except WorkerFailedError as error:
             self._fail(state, error)
             if error.fatal:
-                self._lost(state.cell.generator)
+                self._lost(state.seat)
 
     def _fail(self, state: _Open, error: WorkerFailedError) -> None:
         state.open = False
@@ -396,11 +413,11 @@ class PairingRun:
         state.stop = Stop(rule="failed", message=error.message)
         self._watcher.failed(state.cell, state.reason)
 
-    def _lost(self, generator: str) -> None:
+    def _lost(self, seat: str) -> None:
         """A worker died: start another and bring its other cells back to where they can be sampled."""
-        mates = [s for s in self._cells if s.open and s.cell.generator == generator]
+        mates = [s for s in self._cells if s.open and s.seat == seat]
         try:
-            self._crew.replace(generator)
+            self._crew.replace(seat)
         except WorkerFailedError as error:
             for state in mates:
                 self._fail(state, error)
@@ -413,18 +430,18 @@ class PairingRun:
                 state.stop = None
                 self._prepare(state)
 
-    def _revive(self, generator: str, error: WorkerFailedError) -> None:
+    def _revive(self, seat: str, error: WorkerFailedError) -> None:
         """After the samples: another worker in the place of a dead one, with the generator's cells open again."""
         if not error.fatal:
             return
         try:
-            self._crew.replace(generator)
+            self._crew.replace(seat)
         except WorkerFailedError:
             return
         for state in self._cells:
-            if state.open and state.cell.generator == generator:
+            if state.open and state.seat == seat:
                 fields = {"id": state.id, "cell": state.cell.model_dump()}
-                self._quietly(functools.partial(self._ask, generator, "open", **fields))
+                self._quietly(functools.partial(self._ask, seat, "open", **fields))
 
     def _trial(self, state: _Open, before: Calibration | None, after: Calibration | None) -> Trial:
         return Trial(
@@ -442,7 +459,7 @@ class PairingRun:
             stop=state.stop,
             calibration_before=before,
             calibration_after=after,
-            worker=self._crew.infos.get(state.cell.generator),
+            worker=self._crew.infos.get(state.seat),
             timeline=state.timeline,
             quality=state.quality,
             hardware=state.hardware,

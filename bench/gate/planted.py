@@ -1,6 +1,6 @@
 """A slowdown of known size: a built-in generator that busy-waits for a share of its own time after each generation.
 
-It is a plug-in like a user's (`dlmbench.bench.gate.planted:ar`), for `dlmbench doctor --self-test`, the gate's study and
+It is a plug-in like a user's (`dlmbench.bench.gate.planted:ar`), for `dlmbench doctor --self-test`, the study and
 demonstrations. The share comes from the environment of the worker, so that both sides of a gate measure the same cell
 under the same name, and only one of them is slower.
 """
