@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from .. import InputError
 from ..models.pairs import Pair
@@ -55,6 +55,27 @@ class Job:
         """(process, pairing) in order: all pairings in process 0, then all in process 1, and so on."""
         processes = max(pairing.processes for pairing in self.pairings)
         return [(p, pairing) for p in range(processes) for pairing in self.pairings if p < pairing.processes]
+
+
+def load_request(job: Job, pair: str, dtype: str, name: str) -> dict[str, Any]:
+    """What a worker is told to load for the generator `name`: one side's network, and all cells to be asked of it."""
+    own, partner = job.pairs[pair].ar, job.pairs[pair].diffusion
+    if side_of(name) == "diffusion":
+        own, partner = partner, own
+    cells = [cell for pairing in job.pairings for cell in pairing.cells if cell.key not in job.unfit]
+    return {
+        "config": own.backbone.model_dump(),
+        "weights": own.weights,
+        "cells": [c.model_dump() for c in cells if (c.pair, c.dtype, c.generator) == (pair, dtype, name)],
+        "partner": {"config": partner.backbone.model_dump(), "weights": partner.weights},
+        "seed": job.suite.seed,
+        "dtype": dtype,
+        "device": job.device,
+        "threads": job.threads,
+        "prompts": job.prompts,
+        "tokenizer": job.tokenizer,
+        "judge": job.judge,
+    }
 
 
 class RunMeter(Meter, Protocol):
@@ -116,29 +137,7 @@ class _Staff:
         self.count += 1
         self.handles[name] = handle
         pair, dtype, _ = loaded
-        sides = job.pairs[pair]
-        side, partner = sides.ar, sides.diffusion
-        if side_of(name) == "diffusion":
-            side, partner = partner, side
-        handle.send(
-            "load",
-            config=side.backbone.model_dump(),
-            weights=side.weights,
-            cells=[
-                cell.model_dump()
-                for pairing in job.pairings
-                for cell in pairing.cells
-                if (cell.pair, cell.dtype, cell.generator) == (pair, dtype, name) and cell.key not in job.unfit
-            ],
-            partner={"config": partner.backbone.model_dump(), "weights": partner.weights},
-            seed=job.suite.seed,
-            dtype=dtype,
-            device=job.device,
-            threads=job.threads,
-            prompts=job.prompts,
-            tokenizer=job.tokenizer,
-            judge=job.judge,
-        )
+        handle.send("load", **load_request(job, pair, dtype, name))
 
     def _ready(self, name: str) -> str | None:
         """Wait until a worker has its model loaded; returns the UUID of the GPU that it is on, where torch tells it."""
