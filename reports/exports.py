@@ -76,7 +76,8 @@ def write_pytest_benchmark_json(stored: StoredRun, path: Path) -> None:
 
     One benchmark a cell, the samples of its processes pooled; cells of one shape form a group. Cells with no counted
     sample are left out: the format cannot say "failed". Its mean and deviation treat correlated samples as
-    independent, so the intervals of a run are not in it.
+    independent, so the intervals of a run are not in it; `extra_info.process_rounds` says which samples are whose, so
+    that a gate which reads the file back still has its processes.
     """
     from pytest_benchmark import __version__ as version
 
@@ -164,7 +165,10 @@ def _benchmark(stored: StoredRun, trials: list[Trial], measurement: Measurement 
             stats.update(sample.latency_s)
     extra = {
         "run": stored.run.id,
+        "key": cell.key,
         "processes": len(trials),
+        # in the order of stats.data
+        "process_rounds": [{"process": trial.process, "rounds": len(trial.counted())} for trial in trials],
         "metrics": {name: value.model_dump() for name, value in measurement.metrics.items()} if measurement else {},
     }
     name = cell.key.removeprefix(f"{cell.pair}/")

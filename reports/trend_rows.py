@@ -14,12 +14,13 @@ from .format import MISSING, cell_label, format_interval, format_point, metric_h
 from .gate_rows import percent
 from .history import PastRun
 from .plain import plain
+from .rows import LOOSE
 from .steps import LEAST
 from .trend import Group, Series, Shift, Trend
 
 NORMALISED_NOTE = (
     "change: the last level against the first, as measured; normalised: as if the device had always done its "
-    "calibration at the group's middle rate."
+    f"calibration at the group's middle rate; {LOOSE} marks an interval without a confidence level."
 )
 SEEN_NOTE = (
     "seen as measured only: the calibration moved with it, so the device rather than the code; seen normalised only: "
@@ -75,7 +76,7 @@ def _series_line(trend: Trend, group: Group, series: Series, bars: int) -> Serie
         pair=plain(series.cell.pair),
         cell=cell_label(series.cell),
         latest=format_point(trend.metric, latest),
-        interval=format_interval(trend.metric, latest),
+        interval=_interval(trend.metric, latest),
         change=_over(levels[0].value, levels[-1].value) if levels else MISSING,
         normalised=normalised,
         bars=sparkline(series, len(group.runs), bars),
@@ -175,4 +176,9 @@ def sparkline(series: Series, runs: int, width: int) -> str:
 
 def value_words(metric: str, value: Value) -> str:
     """A value with its interval, for a table of every run."""
-    return f"{format_point(metric, value)} {format_interval(metric, value)}".rstrip()
+    return f"{format_point(metric, value)} {_interval(metric, value)}".rstrip()
+
+
+def _interval(metric: str, value: Value) -> str:
+    interval = format_interval(metric, value)
+    return f"{LOOSE}{interval}" if interval and value.level is None else interval

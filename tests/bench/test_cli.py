@@ -54,7 +54,7 @@ def test_version(command: Callable[..., Any]) -> None:
 
 def test_help_names_every_command(command: Callable[..., Any]) -> None:
     text = command("--help").out
-    for name in ("run", "show", "report", "compare", "list", "doctor", "calibrate", "demo"):
+    for name in ("run", "show", "report", "compare", "trend", "list", "doctor", "calibrate", "demo"):
         assert f"\n  {name} " in text
 
 

@@ -121,6 +121,8 @@ def test_pytest_benchmark_statistics_by_hand(study: StoredRun, tmp_path: Path) -
     assert (found["fullname"], found["group"]) == (trial.key, "small P=32 L=16 B=1")
     assert found["params"]["length"] == 16
     assert found["extra_info"]["processes"] == 2
+    assert found["extra_info"]["process_rounds"] == [{"process": 0, "rounds": 2}, {"process": 1, "rounds": 2}]
+    assert found["extra_info"]["key"] == trial.key
 
 
 def test_cells_without_counted_samples_are_left_out(study: StoredRun, tmp_path: Path) -> None:

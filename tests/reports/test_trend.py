@@ -137,6 +137,13 @@ def test_cells_that_appear_fail_and_disappear_are_followed(histories: ModuleType
     assert sparkline(mdlm, 6, 3) == "▁▁·"
 
 
+def test_an_interval_without_a_level_is_marked(histories: ModuleType, tmp_path: Path) -> None:
+    path = histories.write(tmp_path, 0, {histories.AR: 100.0})
+    text = (path / "measurements.jsonl").read_text()
+    (path / "measurements.jsonl").write_text(text.replace('"level":0.95', '"level":null'))
+    assert "100.0 tok/s ~[99.0, 101.0]" in shown(trend_of(tmp_path), 80)
+
+
 def test_one_run_and_an_unknown_metric(histories: ModuleType, tmp_path: Path) -> None:
     histories.write(tmp_path, 0, {histories.AR: 1.0})
     text = shown(trend_of(tmp_path), 80)
