@@ -10,14 +10,14 @@ import datetime
 import os
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Literal
 
 from .. import InputError
-from ..profiles.record import Calibration, Measurement, Trial
+from ..profiles.record import Measurement, Trial
 from ..profiles.store import RUN_FILE, StoredRun, TornRecordWarning, read_run
 from .conditions import conditions
 
@@ -25,16 +25,22 @@ Limit = Literal["matmul", "read"]
 
 
 @dataclass(frozen=True, slots=True)
-class Rates:
-    """What the device did beside one cell: matrix product (FLOP/s) and read (B/s), medians over the processes.
+class Rate:
+    """A rate of the calibration, the median over the processes, and its kernel: only rates of equal work compare."""
 
-    `kernel` names the calibration's own work: only rates of equal kernels compare. `limit` is the rate that the cell's
-    work asks more of (None: its cost is not known).
+    per_s: float
+    kernel: tuple[str | int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What the device did beside one cell: matrix product (FLOP/s) and read (B/s), None where they were not measured.
+
+    `limit` is the rate that the cell's work asks more of (None: its cost is not known).
     """
 
-    matmul: float
-    read: float
-    kernel: tuple[str, int | None]
+    matmul: Rate | None
+    read: Rate | None
     limit: Limit | None
 
 
@@ -138,22 +144,26 @@ def _past(stored: StoredRun, created: datetime.datetime) -> PastRun:
         dlmbench=run.dlmbench_version,
         conditions=found,
         measurements={m.key: m for m in stored.measurements},
-        rates={key: rates for key, own in trials.items() if (rates := _rates(own)) is not None},
+        rates={key: _rates(own) for key, own in trials.items()},
     )
 
 
-def _rates(trials: Iterable[Trial]) -> Rates | None:
-    """The rates beside the trials of one cell; None where none was measured, or not one kernel throughout."""
-    beside: list[Calibration] = []
-    limit: Limit | None = None
-    for trial in trials:
-        beside += [c for c in (trial.calibration_before, trial.calibration_after) if c is not None]
-        limit = limit or _limit(trial)
-    kernels = {(c.dtype, c.read_block_b) for c in beside}
-    if len(kernels) != 1:
-        return None
-    matmul, read = median(c.matmul_flop_s for c in beside), median(c.read_b_s for c in beside)
-    return Rates(matmul, read, kernels.pop(), limit) if matmul > 0 and read > 0 else None
+def _rates(trials: Sequence[Trial]) -> Rates:
+    """The rates beside the trials of one cell."""
+    both = [beside for trial in trials for beside in (trial.calibration_before, trial.calibration_after)]
+    beside = [calibration for calibration in both if calibration is not None]
+    return Rates(
+        matmul=_rate([(c.matmul_flop_s, (c.dtype, c.matrix)) for c in beside]),
+        read=_rate([(c.read_b_s, (c.read_block_b,)) for c in beside]),
+        limit=next((limit for trial in trials if (limit := _limit(trial)) is not None), None),
+    )
+
+
+def _rate(seen: Sequence[tuple[float, tuple[str | int | None, ...]]]) -> Rate | None:
+    """None where none was measured, or not one kernel throughout."""
+    kernels = {kernel for _, kernel in seen}
+    middle = median(per_s for per_s, _ in seen) if seen else 0.0
+    return Rate(middle, kernels.pop()) if len(kernels) == 1 and middle > 0 else None
 
 
 def _limit(trial: Trial) -> Limit | None:

@@ -196,13 +196,14 @@ def _factors(key: str, runs: Sequence[PastRun], metric: str) -> tuple[list[float
     power = {"s": 1, "tok/s": -1}.get(METRICS[metric.partition("[")[0]].unit)
     if power is None:
         return none, "no clock enters it"
-    rates = [run.rates.get(key) for run in runs]
-    if not rates or rates[0] is None or rates[0].limit is None:
-        return none, "the first run has no calibration beside it, or its analytic cost is not known"
-    first, limit = rates[0], rates[0].limit
-    speeds = [getattr(rate, limit) for rate in rates if rate is not None and rate.kernel == first.kernel]
-    if len(speeds) < len(rates):
-        return none, "not every run has the calibration of the first beside it"
+    beside = [run.rates.get(key) for run in runs]
+    limit = next((rates.limit for rates in beside if rates is not None and rates.limit is not None), None)
+    if limit is None:
+        return none, "its analytic cost is not known, or no calibration was made beside it"
+    rates = [getattr(found, limit) if found is not None else None for found in beside]
+    if None in rates or len({rate.kernel for rate in rates}) > 1:
+        return none, "its runs have no calibration of one kind beside them"
+    speeds = [rate.per_s for rate in rates]
     middle = median(speeds)
     # A faster device makes times shorter: they are stretched by as much.
     return [(speed / middle) ** power for speed in speeds], None

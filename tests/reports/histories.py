@@ -40,7 +40,7 @@ def write(
         pid=1, package_path="x", package_version="0.1.0", commit=commit or f"{index:012x}", python="3.12.3",
         torch=torch, device="cpu", threads=threads,
     )  # fmt: skip
-    beside = Calibration(matmul_flop_s=rate, read_b_s=rate, dtype="float32", read_block_b=1 << 20)
+    beside = Calibration(matmul_flop_s=rate, read_b_s=rate, dtype="float32", read_block_b=1 << 20, matrix=1024)
     trials = [
         Trial(
             cell=cell, key=cell.key, process=0, pairing="p", order=0, status="ok" if value else "failed",

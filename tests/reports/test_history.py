@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 
 from dlmbench import InputError
-from dlmbench.reports.history import read_history
+from dlmbench.reports.history import Rate, read_history
 
 
 def test_runs_are_found_at_any_depth_and_sorted_by_date(histories: ModuleType, tmp_path: Path) -> None:
@@ -72,6 +72,7 @@ def test_rates_are_those_beside_the_cell(histories: ModuleType, tmp_path: Path) 
     histories.write(tmp_path, 0, {histories.AR: 1.0}, rate=3e12)
     (run,) = read_history(tmp_path).runs
     rates = run.rates[histories.AR.key]
-    # 2e9 FLOP and 1e9 B at equal rates: the arithmetic takes longer
-    assert (rates.matmul, rates.read, rates.kernel, rates.limit) == (3e12, 3e12, ("float32", 1 << 20), "matmul")
+    assert rates.matmul == Rate(3e12, ("float32", 1024))
+    assert rates.read == Rate(3e12, (1 << 20,))
+    assert rates.limit == "matmul"  # 2e9 FLOP and 1e9 B at equal rates: the arithmetic takes longer
     assert run.created == datetime.datetime(2026, 1, 5, 3, tzinfo=datetime.UTC)
