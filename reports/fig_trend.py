@@ -13,8 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ..profiles.metrics import METRICS
-from .format import cell_label, format_number, metric_header, shown_unit
-from .gate_rows import percent
+from .format import cell_label, format_number, metric_header, percent, shown_unit
 from .palette import LIGHT, side_colour
 from .plain import plain
 from .plotting import Figure, Sheet, style

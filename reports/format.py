@@ -70,6 +70,12 @@ def format_number(x: float, unit: str) -> str:
     return _with_unit(_digits(x / scale, _decimals(x / scale), whole=_whole((x,), scale)), prefix, unit)
 
 
+def percent(share: float, decimals: int = 1) -> str:
+    """A relative change in per cent, always signed: 0.051 -> "+5.1"; what rounds to zero has no sign of its own."""
+    text = f"{100 * share:+,.{decimals}f}"
+    return text if text.strip("+-0.,") else f"{0:.{decimals}f}"
+
+
 def format_interval(metric_name: str, value: Value) -> str:
     """The bracketed interval alone, in the value's own prefix: "[12.1, 12.6]"; empty where there is none."""
     return _split(metric_name, value)[1]

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ..profiles.gate import SEVERITY, CellJudgement, Counted, GateResult, Policy, Reasoned, TimedJudgement, Verdict
 from ..profiles.gate_record import GateDocument, GateSide
 from ..profiles.record import Value
-from .format import MISSING, format_number, format_point, metric_header, shown_unit
+from .format import MISSING, format_number, format_point, metric_header, percent, shown_unit
 from .plain import plain
 
 CHANGE_NOTE = (
@@ -102,12 +102,6 @@ def change_words(judged: TimedJudgement) -> str:
     decimals = min(max(1, -math.floor(math.log10(width))), 3) if 0 < width < math.inf else 1
     ends = f"[{percent(judged.low, decimals)}, {percent(judged.high, decimals)}]"
     return f"{percent(judged.change, decimals)} % {ends}"
-
-
-def percent(share: float, decimals: int = 1) -> str:
-    """0.051 as `+5.1`; what rounds to zero has no sign of its own."""
-    text = f"{100 * share:+,.{decimals}f}"
-    return text if text.strip("+-0.,") else f"{0:.{decimals}f}"
 
 
 def margin_words(judged: TimedJudgement) -> str:

@@ -19,7 +19,7 @@ from ..profiles.metrics import METRICS, Direction
 from ..profiles.record import Cell, Value
 from .compare import Difference
 from .format import MISSING
-from .history import History, Note, PastRun
+from .history import History, Note, PastRun, Rate
 from .steps import Fit, Step, find_steps
 
 HEADLINE = "throughput_tok_s"
@@ -184,7 +184,8 @@ def _number(point: Point) -> float:
 
 
 def _error(value: Value) -> float | None:
-    """The relative standard error behind a 95 % interval over processes; None without a level."""
+    """The relative standard error behind a 95 % interval over processes, rather too large where they are few; None
+    without a level."""
     if value.level is None or value.low is None or value.high is None or not value.value:
         return None
     return abs(value.high - value.low) / (2 * 1.96) / abs(value.value)
@@ -200,8 +201,9 @@ def _factors(key: str, runs: Sequence[PastRun], metric: str) -> tuple[list[float
     limit = next((rates.limit for rates in beside if rates is not None and rates.limit is not None), None)
     if limit is None:
         return none, "its analytic cost is not known, or no calibration was made beside it"
-    rates = [getattr(found, limit) if found is not None else None for found in beside]
-    if None in rates or len({rate.kernel for rate in rates}) > 1:
+    all_rates: list[Rate | None] = [getattr(found, limit) if found is not None else None for found in beside]
+    rates = [rate for rate in all_rates if rate is not None]
+    if len(rates) < len(runs) or len({rate.kernel for rate in rates}) > 1:
         return none, "its runs have no calibration of one kind beside them"
     speeds = [rate.per_s for rate in rates]
     middle = median(speeds)

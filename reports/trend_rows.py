@@ -10,8 +10,7 @@ from dataclasses import dataclass
 
 from ..profiles.record import Value
 from .compare import Difference
-from .format import MISSING, cell_label, format_interval, format_point, metric_header
-from .gate_rows import percent
+from .format import MISSING, cell_label, format_interval, format_point, metric_header, percent
 from .history import PastRun
 from .plain import plain
 from .rows import LOOSE
@@ -24,11 +23,11 @@ NORMALISED_NOTE = (
 )
 SEEN_NOTE = (
     "seen as measured only: the calibration moved with it, so the device rather than the code; seen normalised only: "
-    "the device's drift hid it. "
-    "A step shows once four runs lie behind it; one or two odd runs are none."
+    "the device's drift hid it. A step shows once four runs lie behind it; one or two odd runs are none."
 )
 NOTHING_ELSE = "nothing recorded but the code"
 _MOST_NAMED = 4  # differences named at a step; the others are counted
+_LONGEST = 60  # characters of any one condition
 _BARS = "▁▂▃▄▅▆▇█"
 _HOLE = "·"
 
@@ -131,9 +130,14 @@ def _step_line(group: Group, series: Series, shift: Shift) -> StepLine:
 
 def differences_words(differences: Sequence[Difference]) -> str:
     """`torch 2.12 → 2.13; threads 1 → 2; and 3 more`; empty where there is none."""
-    named = [f"{plain(d.name)} {plain(d.values[0])} → {plain(d.values[1])}" for d in differences[:_MOST_NAMED]]
+    named = [f"{_short(d.name)} {_short(d.values[0])} → {_short(d.values[1])}" for d in differences[:_MOST_NAMED]]
     left = len(differences) - len(named)
     return "; ".join([*named, *([f"and {left} more"] if left else [])])
+
+
+def _short(text: str) -> str:
+    text = plain(text)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def date_words(run: PastRun) -> str:

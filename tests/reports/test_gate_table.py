@@ -11,13 +11,13 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from dlmbench.profiles.gate_record import GateDocument
+from dlmbench.reports.format import percent
 from dlmbench.reports.gate_rows import (
     change_words,
     counter_rows,
     margin_words,
     ordered,
     p_words,
-    percent,
     sentence,
 )
 from dlmbench.reports.gate_table import show_gate
