@@ -32,6 +32,7 @@ gpu:
 	status=0; work=$$(mktemp -d); \
 	$(PYTHON) -m pytest -m gpu -p no:cacheprovider | tee "$(OUT)/gpu-tests.txt" || status=$$?; \
 	$(DLMBENCH) doctor --json > "$(OUT)/doctor.json" || status=$$?; \
+	$(DLMBENCH) calibrate --device cuda --json > "$(OUT)/calibrate.json" || status=$$?; \
 	$(DLMBENCH) run gpu --device cuda --out "$$work/run" 2>&1 | tee "$(OUT)/run.txt" || status=$$?; \
 	$(DLMBENCH) report "$$work/run" --archive "$(OUT)/run.tar.gz" || status=$$?; \
 	cp "$$work/run/report.html" "$$work/run/summary.md" "$(OUT)/" || status=$$?; \
