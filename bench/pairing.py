@@ -157,12 +157,13 @@ class PairingRun:
         # What the samples show comes first: judging and profiling may cost a worker.
         for state in self._cells:
             self._finish(state, peaks)
-        if self._process == 0 and self._suite.quality_texts:
-            for state in self._cells:
-                self._judge_texts(state)
+        # Replays before texts: judging runs other shapes, after which what was compiled for this one is compiled again.
         if self._process == 0 and self._suite.hardware:
             for state in self._cells:
                 self._observe(state)
+        if self._process == 0 and self._suite.quality_texts:
+            for state in self._cells:
+                self._judge_texts(state)
         for name in {state.seat for state in self._cells}:
             self._quietly(functools.partial(self._ask, name, "release"))
         return [self._trial(state, before, after) for state in self._cells]

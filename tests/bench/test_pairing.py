@@ -502,6 +502,13 @@ def test_a_power_cap_is_a_state_and_what_is_unknown_no_fault(
         assert (trial.status, trial.clock_reasons) == ("ok", held)
 
 
+def test_replays_come_before_texts_are_judged(scene: Scene) -> None:
+    """Judging prepares other shapes, which may cost the replay what was compiled for the cell's own."""
+    scene.measure(hardware=True, quality_texts=32)
+    order = [name for name, _ in scene.workers["ar"].asked if name in ("close", "observe", "quality")]
+    assert order == ["close", "observe", "quality"]
+
+
 def test_counters_are_read_closely_in_replays_alone(scene: Scene, tmp_path: Path) -> None:
     meter = Meter(scene)
     begin = time.monotonic()
