@@ -60,6 +60,11 @@ class Progress:
         self._cell, self._count, self._width = cell.key, count, half_width
         self._draw(force=False)
 
+    def say(self, text: str) -> None:
+        """What is being done now, in a line that stays."""
+        if not self._quiet:
+            self._console.print(Text(text, style="dim"), soft_wrap=True)
+
     def show(self, draw: Callable[[Console], None]) -> None:
         """Draw something for a person to read, above the panel."""
         if not self._quiet:

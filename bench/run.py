@@ -54,8 +54,8 @@ class InterruptedRunError(Exception):
 def start_run(options: RunOptions, plan: Plan, command: Sequence[str], progress: Progress) -> StoredRun:
     """Measure a plan into a new folder. What is refused before anything was measured leaves no folder behind."""
     folder = new_folder(options, plan.suite.name)
-    with _locked(folder):
-        run = _new_run(options, plan, command)
+    with locked(folder):
+        run = new_run(options, plan, command)
         write_run(folder, run)
         try:
             return _measure(run, plan, folder, frozenset(), progress)
@@ -72,7 +72,7 @@ def resume_run(folder: Path, options: RunOptions, suite_given: bool, progress: P
     """Go on with a run that was cut off: finished pairings are kept, the rest is measured with the recorded options."""
     folder = folder.resolve()
     stored = read_run(folder)
-    with _locked(folder), _where_it_started(stored.run):
+    with locked(folder), _where_it_started(stored.run):
         plan = make_plan(_recorded(folder, stored.run, options, suite_given))
         if tuple(pairing.cells for pairing in plan.pairings) != stored.run.plan:
             raise InputError(
@@ -167,7 +167,7 @@ def new_folder(options: RunOptions, suite: str) -> Path:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
     """Keep a second run out of the folder while this one writes to it. The folder itself is locked: no file stays."""
     if fcntl is None:  # Windows
         yield
@@ -183,7 +183,8 @@ def _locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _new_run(options: RunOptions, plan: Plan, command: Sequence[str]) -> Run:
+def new_run(options: RunOptions, plan: Plan, command: Sequence[str]) -> Run:
+    """The record of a run that begins now."""
     environment = capture_environment()
     settings: dict[str, Any] = plan.suite.model_dump(mode="json", exclude={"grid", "name", "description"})
     settings |= {

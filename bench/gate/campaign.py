@@ -1,0 +1,104 @@
+"""A gate's measuring: pairs at both sides, written down as they end, as two runs that every other command reads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from ... import InputError
+from ...profiles.gate import CellEvidence, GateResult, Policy
+from ...profiles.record import Cell, Reason, Trial
+from ...profiles.store import append_trials, read_run, write_measurements, write_run
+from ..options import RunOptions
+from ..plan import Plan, ar_generators
+from ..progress import Progress
+from ..run import InterruptedRunError, locked, new_run, replace_run
+from ..summary import measurements
+from ..sweep import Job
+from .decision import decide
+from .evidence import paired_evidence
+from .looks import Looked, look_until_decided
+from .measure import BOTH, PairBench
+from .proof import prove, same_code
+from .sides import Side, SideName, comparison_notes
+
+# Counters and texts of the cells are a run's business; a gate spends its time on pairs.
+_TIMED_ONLY = {"hardware": False, "quality_texts": 0, "studies": False, "traces": False}
+
+
+@dataclass(slots=True)
+class Campaign:
+    """Measures `plan` at both sides into `folder/base` and `folder/head`."""
+
+    plan: Plan
+    sides: tuple[Side, Side]
+    folder: Path
+    progress: Progress
+    options: RunOptions
+    command: Sequence[str]
+    notes: list[str] = field(default_factory=list)
+    _looked: Looked | None = None
+
+    def run(self, policy: Policy, budget_s: float | None) -> GateResult:
+        """Measure until a verdict stands. Raises InputError for a plan that does not fit this device."""
+        plan = self.plan
+        if plan.unfit:
+            key, why = next(iter(plan.unfit.items()))
+            raise InputError(f"gate: {key} {why}; leave it out: a gate with missing cells is invalid")
+        record = new_run(self.options, plan, self.command)
+        for name in BOTH:
+            (self.folder / name).mkdir()
+            write_run(self.folder / name, record)
+        sides: dict[SideName, Side] = {"base": self.sides[0], "head": self.sides[1]}
+        begin = time.monotonic()
+        with locked(self.folder), PairBench(self._job(), sides, self.progress) as bench:
+
+            def proven() -> Reason | None:
+                return next((why for name in BOTH if (why := prove(sides[name], bench.infos[name])) is not None), None)
+
+            try:
+                with self.progress:
+                    self._looked = look_until_decided(
+                        self.cells, policy, bench.measure, decide,
+                        keep=self._keep, proven=proven, said=self.progress.say, budget_s=budget_s,
+                    )  # fmt: skip
+            except KeyboardInterrupt:
+                raise InterruptedRunError(str(self.folder)) from None
+            finished = datetime.now(UTC).isoformat(timespec="seconds")
+            for name in BOTH:
+                trials = read_run(self.folder / name).trials
+                write_measurements(self.folder / name, measurements(trials, ar_generators(record.pairs)))
+                spent = time.monotonic() - begin
+                write_run(self.folder / name, replace_run(record, trials, finished, spent, bench.device_name))
+            same = same_code(bench.infos["base"], bench.infos["head"])
+        self.notes += dict.fromkeys([*comparison_notes(*self.sides), *([same] if same else [])])
+        return self._looked.result
+
+    @property
+    def cells(self) -> list[Cell]:
+        return [cell for pairing in self.plan.pairings for cell in pairing.cells]
+
+    def evidence(self, policy: Policy) -> list[CellEvidence]:
+        """All that was measured, as evidence."""
+        assert self._looked is not None
+        return paired_evidence(self.cells, self._looked.trials["base"], self._looked.trials["head"], policy.margins)
+
+    def _job(self) -> Job:
+        plan = self.plan
+        return Job(
+            suite=plan.suite.model_copy(update=_TIMED_ONLY),
+            pairings=plan.pairings,
+            pairs=plan.pairs,
+            device=plan.device,
+            threads=plan.threads,
+            prompts=plan.prompts_path,
+            tokenizer=plan.tokenizer,
+            folder=self.folder,
+        )
+
+    def _keep(self, found: Mapping[SideName, list[Trial]]) -> None:
+        for name, trials in found.items():
+            append_trials(self.folder / name, trials)
