@@ -114,7 +114,11 @@ def _passed(cells: Sequence[CellJudgement]) -> str:
     gated = [(time, cell.key) for cell in cells for time in cell.timed if time.margin is not None]
     if not gated:
         return f"{count}: no counter is worse; no time was gated"
-    above = [(time.upper, key, time.metric) for time, key in gated if time.upper and time.outcome.code != "below_floor"]
+    above = [
+        (time.upper, key, time.metric)
+        for time, key in gated
+        if time.upper is not None and time.outcome.code != "below_floor"
+    ]
     if not above:
         return f"{count}: no change is above its floor"
     upper, key, metric = max(above)

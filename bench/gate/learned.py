@@ -61,9 +61,9 @@ def learn_margins(
 
     Raises InputError for a spoiled or unpaired comparison, or one with fewer than six pairs.
     """
-    spoiled = next((cell for cell in evidence if cell.spoiled is not None), None)
-    if spoiled is not None and spoiled.spoiled is not None:
-        raise InputError(f"A/A comparison: cell {spoiled.key} is spoiled ({spoiled.spoiled[1]}); measure again")
+    for cell in evidence:
+        if cell.spoiled is not None:
+            raise InputError(f"A/A comparison: cell {cell.key} is spoiled ({cell.spoiled[1]}); measure again")
     learned = [_learn(metric, margin, evidence, policy, probability, seed) for metric, margin in policy.margins.items()]
     margins = {one.metric: one.margin for one in learned}
     return policy.model_copy(update={"margins": margins}), tuple(learned)
