@@ -64,7 +64,7 @@ def metric_header(metric_name: str) -> str:
 
 def format_number(x: float, unit: str) -> str:
     """`x` with three significant digits and an SI prefix: 0.0123 s -> "12.3 ms", 4100 tok/s -> "4.10 k tok/s"."""
-    if not math.isfinite(x):
+    if not math.isfinite(float(f"{x:.2e}")):  # 1.797e308 is finite until it is rounded
         return f"{x} {unit}".removesuffix(" 1")
     scale, prefix = _scale(x, unit)
     return _with_unit(_digits(x / scale, _decimals(x / scale), whole=_whole((x,), scale)), prefix, unit)

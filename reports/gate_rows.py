@@ -105,7 +105,9 @@ def change_words(judged: TimedJudgement) -> str:
 
 
 def margin_words(judged: TimedJudgement) -> str:
-    """The relative margin, and the absolute floor where there is one: `3 %, 50.0 µs`."""
+    """The relative margin, and the absolute floor where there is one: `3 %, 50.0 µs`; a dash where none is set."""
+    if judged.margin is None:
+        return MISSING
     relative = f"{100 * judged.margin:.3g} %"
     return f"{relative}, {format_number(judged.floor, shown_unit(judged.metric))}" if judged.floor else relative
 

@@ -191,7 +191,7 @@ def certificate_evidence(base: Sequence[PairRecord], head: Sequence[PairRecord])
             for side in ("ar", "diffusion")
             if (counter := _quantity(row, rows[row.quantity], side)) is not None
         ]
-        found.append(CellEvidence(key=f"certificate of {pair.name}", counted=tuple(counted)))
+        found.append(CellEvidence(key=f"certificate of {pair.name}", timeless=True, counted=tuple(counted)))
     return found
 
 

@@ -92,6 +92,7 @@ def test_numbers_in_words(gates: ModuleType) -> None:
     assert change_words(gates.timed("PASS", 0.01, None, None)) == "+1.0 %"
     assert change_words(gates.timed("INVALID", None, None, None)) == "—"
     assert margin_words(gates.timed("PASS", 0, 0, 0, margin=0.025, floor=0.0)) == "2.5 %"
+    assert margin_words(gates.timed("PASS", 0, 0, 0, margin=None, floor=None)) == "—"
     assert [p_words(p) for p in (None, 0.0, 0.00099, 0.0123, 1.0)] == ["—", "<0.001", "<0.001", "0.012", "1.000"]
 
 
