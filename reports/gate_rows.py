@@ -154,8 +154,11 @@ def _whole(name: str, x: float | None, other: float | None) -> str:
     return f"{x:,.15g}"
 
 
-def pairs_words(result: GateResult) -> str:
+def pairs_words(document: GateDocument) -> str:
     """How much was measured, and whether another look would want more."""
+    result = document.result
+    if not document.context.paired:
+        return f"{result.pairs} processes a side, of two stored runs"
     looks = ", ".join(map(str, result.looks))
     text = f"{result.pairs} pairs of fresh processes, look {result.look} of {len(result.looks)} (at {looks} pairs)"
     return text if result.next_look is None else f"{text}; the next look wants {result.next_look}"
@@ -179,7 +182,7 @@ def measured_on(document: GateDocument) -> list[tuple[str, str]]:
         ("suite", plain(context.suite)),
         ("device", f"{plain(context.device)}: {plain(context.device_name)}"),
         *((name, _both(getattr(side, name) for side in sides)) for name in ("torch", "python", "dlmbench")),
-        ("pairs", pairs_words(result)),
+        ("pairs", pairs_words(document)),
         ("duration", duration_words(context.duration_s)),
         ("policy", policy_words(result.policy)),
         ("measured", plain(context.created)),

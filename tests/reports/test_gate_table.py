@@ -19,6 +19,7 @@ from dlmbench.reports.gate_rows import (
     margin_words,
     ordered,
     p_words,
+    pairs_words,
     policy_words,
     sentence,
 )
@@ -102,6 +103,11 @@ def test_numbers_in_words(gates: ModuleType) -> None:
 def test_the_sentence_counts_the_cells(gates: ModuleType) -> None:
     assert sentence(gates.document([]).result).endswith("allows. no cell was judged.")
     assert sentence(gates.document([gates.cell("a", "PASS")], verdict="PASS").result).endswith(" 1 cell: 1 PASS.")
+
+
+def test_stored_runs_have_processes_and_no_pairs(gates: ModuleType) -> None:
+    assert pairs_words(gates.document()) == "9 pairs of fresh processes, look 2 of 3 (at 6, 9, 13 pairs)"
+    assert pairs_words(gates.document(paired=False)) == "9 processes a side, of two stored runs"
 
 
 def test_the_policy_is_one_line() -> None:
