@@ -42,8 +42,9 @@ class SideDifference(Stored):
 class GateContext(Stored):
     """Where and how the gate was measured. Times are seconds; `created` is ISO 8601.
 
-    `cell_s` is how long each cell was measured, by its key. `environment` is the head's, as captured; `differences`
-    says where the base's differed.
+    `paired`: both sides were measured in one job, in pairs of fresh processes; else they are two stored runs. `cell_s`
+    is how long each cell was measured, by its key. `environment` is the head's, as captured; `differences` says where
+    the base's differed.
     """
 
     created: str
@@ -54,6 +55,7 @@ class GateContext(Stored):
     device_name: str
     base: GateSide
     head: GateSide
+    paired: bool = True
     differences: tuple[SideDifference, ...] = ()
     environment: dict[str, Any] = {}
     cell_s: dict[str, float] = {}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from ..profiles.gate import Reasoned
 from ..profiles.gate_record import GateDocument
-from .gate_rows import change_words, green, ordered, sentence
+from .gate_rows import green, ordered, sentence
 from .plain import plain
 
 MOST = 10  # errors that GitHub shows of one step
@@ -34,11 +34,11 @@ def annotation_lines(document: GateDocument) -> list[str]:
     result = document.result
     if green(result.verdict, result.policy):
         return []
-    found = []
-    for cell in ordered(result.cells):
-        if not green(cell.outcome.verdict, result.policy):
-            numbers = "; ".join(f"{each.metric} {change_words(each)}" for each in cell.timed)
-            found.append(_error(cell.outcome, cell.key, f"{cell.outcome.message}{f' ({numbers})' if numbers else ''}"))
+    found = [
+        _error(cell.outcome, cell.key, cell.outcome.message)
+        for cell in ordered(result.cells)
+        if not green(cell.outcome.verdict, result.policy)
+    ]
     if all(cell.outcome.verdict != result.verdict for cell in result.cells):
         found.insert(0, _error(result.outcome, "gate", sentence(result)))
     if len(found) > MOST:

@@ -24,8 +24,10 @@ def stored_context(
     command: Sequence[str],
     created: str,
     duration_s: float | None = None,
+    paired: bool = False,
 ) -> GateContext:
-    """The context of two runs. `names` is what the user calls base and head; the rest is read off their records."""
+    """The context of two runs. `names` is what the user calls base and head; the rest is read off their records.
+    `paired`: they are the two sides of one job."""
     suites = dict.fromkeys((base.run.suite, head.run.suite))
     tables = conditions(base), conditions(head)
     differing = [
@@ -42,6 +44,7 @@ def stored_context(
         device_name=head.run.device_name,
         base=_side(names[0], base),
         head=_side(names[1], head),
+        paired=paired,
         differences=tuple(differing),
         environment=head.run.environment,
         cell_s=measured_s((*base.trials, *head.trials)),

@@ -97,7 +97,7 @@ def _detail(document: GateDocument, cell: CellJudgement) -> str:
         for row in timed_rows(cell)
     ]
     lines += [_counter_line(row) for row in counter_rows([cell])]
-    return "\n".join(map(_text, [*lines, pairs_words(document.result)]))
+    return "\n".join(map(_text, [*lines, pairs_words(document)]))
 
 
 def _counter_line(row: CounterRow) -> str:

@@ -87,7 +87,7 @@ def _timed_row(judged: TimedJudgement, alone: bool) -> GateRow:
         metric=name if alone else f"{name}: {judged.outcome.verdict}",
         base=format_point(judged.metric, Value(value=judged.base)),
         change=change_words(judged),
-        margin=margin_words(judged),
+        margin=margin_words(judged.metric, judged.margin, judged.floor),
         p=p_words(judged.p_adjusted),
     )
 
@@ -104,12 +104,12 @@ def change_words(judged: TimedJudgement) -> str:
     return f"{percent(judged.change, decimals)} % {ends}"
 
 
-def margin_words(judged: TimedJudgement) -> str:
-    """The relative margin, and the absolute floor where there is one: `3 %, 50.0 µs`; a dash where none is set."""
-    if judged.margin is None:
-        return MISSING
-    relative = f"{100 * judged.margin:.3g} %"
-    return f"{relative}, {format_number(judged.floor, shown_unit(judged.metric))}" if judged.floor else relative
+def margin_words(metric: str, margin: float | None, floor: float | None) -> str:
+    """The relative margin, and the absolute floor where there is one: `3 %, 50.0 µs`; `not gated` without a margin."""
+    if margin is None:
+        return "not gated"
+    relative = f"{100 * margin:.3g} %"
+    return f"{relative}, {format_number(floor, shown_unit(metric))}" if floor else relative
 
 
 def p_words(p: float | None) -> str:
@@ -154,8 +154,11 @@ def _whole(name: str, x: float | None, other: float | None) -> str:
     return f"{x:,.15g}"
 
 
-def pairs_words(result: GateResult) -> str:
+def pairs_words(document: GateDocument) -> str:
     """How much was measured, and whether another look would want more."""
+    result = document.result
+    if not document.context.paired:
+        return f"{result.pairs} processes a side, of two stored runs"
     looks = ", ".join(map(str, result.looks))
     text = f"{result.pairs} pairs of fresh processes, look {result.look} of {len(result.looks)} (at {looks} pairs)"
     return text if result.next_look is None else f"{text}; the next look wants {result.next_look}"
@@ -179,7 +182,7 @@ def measured_on(document: GateDocument) -> list[tuple[str, str]]:
         ("suite", plain(context.suite)),
         ("device", f"{plain(context.device)}: {plain(context.device_name)}"),
         *((name, _both(getattr(side, name) for side in sides)) for name in ("torch", "python", "dlmbench")),
-        ("pairs", pairs_words(result)),
+        ("pairs", pairs_words(document)),
         ("duration", duration_words(context.duration_s)),
         ("policy", policy_words(result.policy)),
         ("measured", plain(context.created)),
@@ -203,9 +206,12 @@ def duration_words(seconds: float | None) -> str:
 def policy_words(policy: Policy) -> str:
     """The policy in one line."""
     margins = "; ".join(
-        f"{plain(metric)} {100 * margin.relative:.3g} %"
-        + (f" and {format_number(margin.floor, shown_unit(metric))}" if margin.floor else "")
+        f"{plain(metric)} {margin_words(metric, margin.relative, margin.floor)}"
         for metric, margin in policy.margins.items()
     )
+    tolerances = "; ".join(f"{plain(name)} {100 * share:.3g} %" for name, share in policy.counters.items() if share)
     changed = "accepted" if policy.accept_changed else "not accepted"
-    return f"alpha {policy.alpha:g}, level {policy.level:g}, margins {margins or 'none'}, changed work {changed}"
+    return (
+        f"alpha {policy.alpha:g}, level {policy.level:g}; margins: {margins or 'none'}; counters exactly"
+        f"{f', but {tolerances}' if tolerances else ''}; changed work {changed}"
+    )

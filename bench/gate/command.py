@@ -117,7 +117,9 @@ def _measured(
         for note in campaign.notes:
             progress.note(note)
         if options.learn_margins:
-            learned_policy, learned = learn_margins(campaign.evidence(policy), policy_of(replace(options, learn_margins=False)))
+            learned_policy, learned = learn_margins(
+                campaign.evidence(policy), policy_of(replace(options, learn_margins=False))
+            )
             (folder / LEARNED).write_text(learned_toml(learned_policy, learned), encoding="utf-8")
             _show_learned(learned, folder / LEARNED, console)
         return looked, _names(options)

@@ -25,7 +25,7 @@ def test_the_sides_are_what_their_workers_said(study: StoredRun) -> None:
         ("environment.cpu.cores", "4", "—"),
         ("environment.cpu.governor", "performance", "—"),
     }
-    assert context.suite == "quick"
+    assert (context.suite, context.paired) == ("quick", False)
 
 
 def test_the_time_of_a_cell_is_that_of_its_samples_on_both_sides(study: StoredRun) -> None:

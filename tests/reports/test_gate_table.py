@@ -10,6 +10,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from dlmbench.profiles.gate import Margin, Policy
 from dlmbench.profiles.gate_record import GateDocument
 from dlmbench.reports.format import percent
 from dlmbench.reports.gate_rows import (
@@ -18,6 +19,8 @@ from dlmbench.reports.gate_rows import (
     margin_words,
     ordered,
     p_words,
+    pairs_words,
+    policy_words,
     sentence,
 )
 from dlmbench.reports.gate_table import show_gate
@@ -91,14 +94,28 @@ def test_numbers_in_words(gates: ModuleType) -> None:
     assert change_words(gates.timed("PASS", 0.00123, 0.0009, 0.0016)) == "+0.12 % [+0.09, +0.16]"
     assert change_words(gates.timed("PASS", 0.01, None, None)) == "+1.0 %"
     assert change_words(gates.timed("INVALID", None, None, None)) == "—"
-    assert margin_words(gates.timed("PASS", 0, 0, 0, margin=0.025, floor=0.0)) == "2.5 %"
-    assert margin_words(gates.timed("PASS", 0, 0, 0, margin=None, floor=None)) == "—"
+    assert margin_words("latency_s", 0.025, 0.0) == "2.5 %"
+    assert margin_words("latency_s", 0.03, 5e-5) == "3 %, 50.0 µs"
+    assert margin_words("latency_s", None, None) == "not gated"
     assert [p_words(p) for p in (None, 0.0, 0.00099, 0.0123, 1.0)] == ["—", "<0.001", "<0.001", "0.012", "1.000"]
 
 
 def test_the_sentence_counts_the_cells(gates: ModuleType) -> None:
     assert sentence(gates.document([]).result).endswith("allows. no cell was judged.")
     assert sentence(gates.document([gates.cell("a", "PASS")], verdict="PASS").result).endswith(" 1 cell: 1 PASS.")
+
+
+def test_stored_runs_have_processes_and_no_pairs(gates: ModuleType) -> None:
+    assert pairs_words(gates.document()) == "9 pairs of fresh processes, look 2 of 3 (at 6, 9, 13 pairs)"
+    assert pairs_words(gates.document(paired=False)) == "9 processes a side, of two stored runs"
+
+
+def test_the_policy_is_one_line() -> None:
+    policy = Policy(margins={"latency_s": Margin(relative=0.03, floor=5e-5)}, counters={"memory_peak_b": 0.05})
+    assert policy_words(policy) == (
+        "alpha 0.01, level 0.95; margins: latency_s 3 %, 50.0 µs; counters exactly, but memory_peak_b 5 %; "
+        "changed work not accepted"
+    )
 
 
 def test_several_metrics_of_a_cell_say_their_own_verdicts(gates: ModuleType) -> None:
