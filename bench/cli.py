@@ -303,6 +303,105 @@ def trend(
         _print_json(document)
 
 
+@app.command()
+def gate(
+    suite: Annotated[str, typer.Argument(help="What is measured: ci (default) or another suite.")] = "ci",
+    baseline: Annotated[Path | None, typer.Option(help="A stored run to compare with.")] = None,
+    current: Annotated[Path | None, typer.Option(help="The stored run to judge.")] = None,
+    against: Annotated[
+        str | None, typer.Option(help="A git ref: measure it and the working tree, each installed on its own.")
+    ] = None,
+    merge_base: Annotated[
+        bool, typer.Option("--merge-base", help="Against where the branch left the ref, not its tip.")
+    ] = False,
+    install: Annotated[
+        list[str] | None, typer.Option(help="How a side is installed: a command with {python}, {checkout}.")
+    ] = None,
+    base_cmd: Annotated[str | None, typer.Option(help="A command that starts a worker of the base.")] = None,
+    head_cmd: Annotated[str | None, typer.Option(help="A command that starts a worker of the head.")] = None,
+    learn_margins: Annotated[
+        bool, typer.Option("--learn-margins", help="Measure a side against itself and write a policy it can keep.")
+    ] = False,
+    policy: Annotated[Path | None, typer.Option(help="A TOML file with the table [gate].")] = None,
+    margin: Annotated[list[str] | None, typer.Option(help="How much worse is allowed: 5%, ttft_s=0.1.")] = None,
+    floor: Annotated[list[str] | None, typer.Option(help="What never matters: latency_s=0.0001.")] = None,
+    looks: Annotated[str | None, typer.Option(help="After how many pairs to look: 6,9,13,18.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Chance of a false FAIL of the whole gate.")] = None,
+    accept_changed: Annotated[
+        bool, typer.Option("--accept-changed", help="Less work than the baseline passes.")
+    ] = False,
+    budget: Annotated[float | None, typer.Option(help="Seconds after which no further pair is begun.")] = None,
+    pair: Annotated[str | None, typer.Option(help="Pairs, comma-separated, or .toml files.")] = None,
+    lengths: Annotated[str | None, typer.Option(help="New tokens per row, L: 16,64,256.")] = None,
+    steps: Annotated[str | None, typer.Option(help="Denoising steps, T: L,L/4,16.")] = None,
+    batches: Annotated[str | None, typer.Option(help="Rows generated together: 1,8.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16, float16 or auto.")] = None,
+    engine: Annotated[str | None, typer.Option(help="eager, compile, cudagraph, compile+cudagraph; several.")] = None,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:N or auto.")] = "auto",
+    threads: Annotated[int | None, typer.Option(help="CPU threads; one fewer than the cores by default.")] = None,
+    generator: Annotated[
+        list[str] | None, typer.Option(help="Gate this one too: FILE.py:FACTORY, MODULE:FACTORY, an entry point.")
+    ] = None,
+    only_generators: Annotated[
+        bool, typer.Option("--only", help="Gate the generators given and none of the suite's own.")
+    ] = False,
+    weights: Annotated[str | None, typer.Option(help="As in run.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of weights, draws and of the order of measuring.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A new folder for the verdict and both sides' runs.")] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here too.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write the summary here too.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Judge a change: is anything slower than its base, beyond doubt and margin? Exit 0, 1, 3 (undecided), 4 (invalid).
+
+    Give --baseline and --current, or --against, or --base-cmd and --head-cmd.
+    """
+    from .gate.command import gate_command
+    from .gate.options import GateOptions
+    from .options import RunOptions
+
+    options = GateOptions(
+        run=RunOptions(
+            suite=suite,
+            pairs=_items(pair),
+            lengths=_numbers("--lengths", lengths),
+            steps=_items(steps),
+            batches=_numbers("--batches", batches),
+            dtype=dtype,
+            engines=_items(engine),
+            device=device,
+            threads=threads,
+            generators=tuple(generator or ()),
+            weights=weights,
+            seed=seed,
+        ),
+        only_generators=only_generators,
+        baseline=baseline,
+        current=current,
+        against=against,
+        merge_base=merge_base,
+        install=None if install is None else tuple(install),
+        base_cmd=base_cmd,
+        head_cmd=head_cmd,
+        learn_margins=learn_margins,
+        policy=policy,
+        margins=tuple(margin or ()),
+        floors=tuple(floor or ()),
+        looks=looks,
+        alpha=alpha,
+        accept_changed=accept_changed,
+        budget_s=budget,
+        out=out,
+        junit=junit,
+        markdown=markdown,
+    )
+    document, code = gate_command(options, ("dlmbench", *sys.argv[1:]), _console(as_json))
+    if as_json:
+        _print_json(document.model_dump(mode="json"))
+    if code:
+        raise typer.Exit(code)
+
+
 @app.command("list")
 def list_(
     what: Annotated[str, typer.Argument(help="suites, pairs, generators, devices or metrics.")] = "all",

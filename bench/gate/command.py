@@ -25,7 +25,7 @@ from ...reports.gate_markdown import append_job_summary, write_gate_markdown
 from ...reports.gate_table import show_gate
 from ..handle import Launch
 from ..options import RunOptions
-from ..plan import make_plan
+from ..plan import Plan, make_plan
 from ..progress import Progress
 from ..run import new_folder
 from .campaign import Campaign
@@ -38,7 +38,7 @@ from .repository import find_repository
 from .sides import Side, commanded, placed, prepared
 
 DOCUMENT, JUNIT, SUMMARY, LEARNED = "gate.json", "junit.xml", "summary.md", "policy.toml"
-_SUMMARY_VARIABLE, _ACTIONS = "GITHUB_STEP_SUMMARY", "GITHUB_ACTIONS"
+_SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 
 
 def gate_command(
@@ -62,12 +62,12 @@ def gate_command(
         command=command,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         duration_s=time.monotonic() - begin,
+        paired=form != "stored",
     )
     document = GateDocument(result=result, context=context)
     for path in _write(document, options, folder, variables):
         console.print(Text(str(path)), soft_wrap=True)
-    if variables.get(_ACTIONS) == "true":
-        print_annotations(document, console)
+    print_annotations(document, console.file.write, variables)
     show_gate(document, console)
     return document, EXIT_CODES[result.verdict]
 
@@ -112,6 +112,8 @@ def _measured(
     with _sides(options, logs, progress) as (sides, run_options, place):
         with chdir(place):
             plan = make_plan(run_options)
+        if options.only_generators:
+            plan = only(plan, run_options.generators)
         campaign = Campaign(plan, sides, folder, progress, run_options, command)
         looked = campaign.run(policy, options.budget_s)
         for note in campaign.notes:
@@ -123,6 +125,18 @@ def _measured(
             (folder / LEARNED).write_text(learned_toml(learned_policy, learned), encoding="utf-8")
             _show_learned(learned, folder / LEARNED, console)
         return looked, _names(options)
+
+
+def only(plan: Plan, generators: Sequence[str]) -> Plan:
+    """The plan with the cells of these generators alone. Raises InputError where it has none."""
+    pairings = []
+    for pairing in plan.pairings:
+        cells = tuple(cell for cell in pairing.cells if cell.generator in generators)
+        if cells:
+            pairings.append(pairing.model_copy(update={"cells": cells}))
+    if not pairings:
+        raise InputError("--only: there is no cell of a generator that was given; name one with --generator")
+    return replace(plan, pairings=tuple(pairings))
 
 
 @contextmanager

@@ -17,6 +17,7 @@ class GateOptions:
     """`run` says what is measured and how; the rest, what with, and what becomes of it. Flags not given are None."""
 
     run: RunOptions = field(default_factory=lambda: RunOptions(suite="ci"))
+    only_generators: bool = False
     baseline: Path | None = None
     current: Path | None = None
     against: str | None = None

@@ -24,9 +24,9 @@ from types import FrameType
 from typing import Literal
 
 from ... import InputError
+from ...profiles.child import PARENT
 from ...profiles.stored import Stored
 from ..handle import Launch
-from ..worker import PARENT
 from .checkout import changed_files, check_out
 from .environment import Environment, Runner, make_environment, run_logged
 from .repository import Repository, Revision, base_revision, head_revision
