@@ -180,6 +180,8 @@ def _kept_if_used(folder: Path) -> Iterator[None]:
             logs = [path for path in (folder / "logs").glob("install-*.log") if path.stat().st_size]
             if not logs:
                 shutil.rmtree(folder, ignore_errors=True)
+                with suppress(OSError):
+                    folder.parent.rmdir()  # `runs`, where it was made for this one
         raise
 
 

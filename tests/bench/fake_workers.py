@@ -142,7 +142,8 @@ class Worker:
         number = fields["round"]
         given = {name: fields[name] for name in ("order", "prompt", "seed", "started_s")}
         foreign = self.foreign(of, number)
-        return {"sample": sample(of, self.latency(of, number), number, foreign_cores=foreign, **given).model_dump()}
+        taken = sample(of, self.latency(of, number), number, foreign_cores=foreign, **given)
+        return {"sample": taken.model_copy(update={"nfe": taken.nfe + self.more_forwards}).model_dump()}
 
     def _close(self, of: Cell, fields: dict[str, Any]) -> dict[str, Any]:
         counters = {"nfe": of.steps or of.length, "model_flops": 1e9, "model_bytes": 1e8}
@@ -199,8 +200,8 @@ class Handle:
     plan: ClassVar[Callable[[Handle], None]] = staticmethod(lambda _: None)
     pause_s = 0.0
 
-    def __init__(self, log: Path, threads: int, device: str) -> None:
-        self.log, self.threads, self.device = log, threads, device
+    def __init__(self, log: Path, threads: int, device: str, launch: Any = None) -> None:
+        self.log, self.threads, self.device, self.launch = log, threads, device, launch
         self.worker = Worker()
         self.ended = self.killed = False
         self.load_error: WorkerFailedError | None = None

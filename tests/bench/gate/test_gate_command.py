@@ -1,0 +1,189 @@
+"""`dlmbench gate`, whole, on workers that answer at once: verdicts, exit codes, files, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import random
+import shlex
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+
+from dlmbench.profiles.gate_record import read_gate
+from dlmbench.profiles.store import read_run
+
+WORKER = shlex.join([sys.executable, "-m", "dlmbench.bench.worker"])
+FORM = ("--base-cmd", f"{WORKER} --base", "--head-cmd", f"{WORKER} --head")
+
+
+@pytest.fixture
+def gate(
+    command: Callable[..., Any],
+    handles: Any,
+    fakes: ModuleType,
+    suite_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., Any]:
+    """`gate(slower=0.1, key="T=4")` runs a gate whose head takes 10 % longer in cells that have `key` in theirs."""
+    for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
+        monkeypatch.delenv(name, raising=False)
+
+    def call(*flags: object, slower: float = 0.0, key: str = "", noise: float = 0.004, forwards: int = 0, broken: str = "") -> Any:
+        draw = random.Random(7)
+
+        def plan(handle: Any) -> None:
+            head = handle.launch is not None and "--head" in handle.launch.command
+            process = draw.gauss(0, noise)
+
+            def latency(cell: Any, number: int) -> float:
+                more = slower if head and key in cell.key else 0.0
+                return 0.01 * (1 + more) * (1 + process) * (1 + 0.01 * draw.random())
+
+            handle.worker.latency = latency
+            handle.worker.more_forwards = forwards if head else 0
+            if head and broken:
+                handle.worker.failures["sample", broken] = [fakes.refused(message="RuntimeError: broken")]
+
+        handles.plan = staticmethod(plan)
+        return command("gate", suite_file, *FORM, "--out", tmp_path / "out", "--device", "cpu", *flags)
+
+    return call
+
+
+def test_equal_sides_pass(gate: Callable[..., Any], tmp_path: Path) -> None:
+    outcome = gate()
+    assert outcome.code == 0, outcome.out + outcome.err
+    lines = [line for line in outcome.out.splitlines() if line.strip()]
+    assert lines[-1].startswith(("PASS", "whole gate", "gate")) or "PASS" in outcome.out.rsplit("\n\n", 1)[-1]
+    folder = tmp_path / "out"
+    assert {path.name for path in folder.iterdir()} >= {"base", "head", "gate.json", "junit.xml", "summary.md"}
+    document = read_gate(folder / "gate.json")
+    assert (document.result.verdict, document.result.pairs) == ("PASS", 6)
+    assert len(document.result.cells) == 6
+    assert document.context.paired
+    suite = ElementTree.parse(folder / "junit.xml").getroot()
+    assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("6", "0", "0")
+    # Each side is a run like any other.
+    for side in ("base", "head"):
+        stored = read_run(folder / side)
+        assert len(stored.trials) == 6 * 6
+        assert {m.status for m in stored.measurements} == {"ok"}
+
+
+def test_a_slower_head_fails_and_names_its_cell(gate: Callable[..., Any], tmp_path: Path) -> None:
+    outcome = gate("--json", slower=0.1, key="L=16,T=4")
+    assert outcome.code == 1
+    document = json.loads(outcome.out)
+    verdicts = {cell["key"]: cell["outcome"]["verdict"] for cell in document["result"]["cells"]}
+    slow = [key for key, verdict in verdicts.items() if verdict == "FAIL"]
+    assert slow == ["small/masked-diffusion/L=16,T=4"]
+    failures = ElementTree.parse(tmp_path / "out" / "junit.xml").getroot().findall(".//testcase[failure]")
+    assert [case.get("name") for case in failures] == slow
+    assert slow[0] in (tmp_path / "out" / "summary.md").read_text()
+
+
+def test_a_faster_head_passes(gate: Callable[..., Any]) -> None:
+    assert gate(slower=-0.3).code == 0
+
+
+def test_a_noisy_machine_is_undecided(gate: Callable[..., Any]) -> None:
+    outcome = gate("--looks", "6,7", noise=0.2)
+    assert outcome.code == 3
+    assert "INCONCLUSIVE" in outcome.out
+
+
+def test_a_short_budget_is_undecided(gate: Callable[..., Any], tmp_path: Path) -> None:
+    outcome = gate("--budget", "0.001")
+    assert outcome.code == 3
+    assert read_gate(tmp_path / "out" / "gate.json").result.outcome.code == "budget"
+
+
+@pytest.mark.parametrize(("forwards", "code"), [(-1, 1), (1, 1)])
+def test_a_change_of_work_is_said(gate: Callable[..., Any], tmp_path: Path, forwards: int, code: int) -> None:
+    assert gate(forwards=forwards).code == code
+    verdict = read_gate(tmp_path / "out" / "gate.json").result.verdict
+    assert verdict == ("CHANGED" if forwards < 0 else "FAIL")
+
+
+def test_less_work_can_be_accepted(gate: Callable[..., Any]) -> None:
+    assert gate("--accept-changed", forwards=-1).code == 0
+
+
+def test_a_cell_that_breaks_at_head_is_invalid_and_ends_the_gate(gate: Callable[..., Any], tmp_path: Path) -> None:
+    outcome = gate(broken="small/ar/L=16")
+    assert outcome.code == 4
+    result = read_gate(tmp_path / "out" / "gate.json").result
+    (broken,) = [cell for cell in result.cells if cell.outcome.verdict == "INVALID"]
+    assert broken.key == "small/ar/L=16"
+    assert "RuntimeError: broken" in broken.outcome.message
+    assert len(read_run(tmp_path / "out" / "head").trials) == 6  # one pair, and no more
+
+
+def test_two_stored_runs_are_compared_process_by_process(
+    gate: Callable[..., Any], command: Callable[..., Any], tmp_path: Path, suite_file: Path
+) -> None:
+    assert gate().code == 0
+    base, head = tmp_path / "out" / "base", tmp_path / "out" / "head"
+    outcome = command("gate", "--baseline", base, "--current", head, "--json", "--margin", "10%")
+    document = json.loads(outcome.out)
+    assert outcome.code == 0, document["result"]["outcome"]
+    assert not document["context"]["paired"]
+    assert document["context"]["base"]["name"] == str(base)
+
+
+def test_learning_margins_writes_a_policy_that_can_be_used(
+    gate: Callable[..., Any], command: Callable[..., Any], tmp_path: Path
+) -> None:
+    outcome = gate("--learn-margins", "--looks", "6,10")
+    assert outcome.code in (0, 3)
+    policy = tmp_path / "out" / "policy.toml"
+    assert "[gate.margins]" in policy.read_text()
+    assert "latency_s: margin" in outcome.out
+    assert read_gate(tmp_path / "out" / "gate.json").result.pairs == 10
+
+
+def test_ci_gets_its_summary_and_annotations(
+    gate: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(tmp_path / "step.md"))
+    outcome = gate("--junit", tmp_path / "j.xml", "--markdown", tmp_path / "m.md", slower=0.2)
+    assert outcome.code == 1
+    assert "::error" in outcome.out
+    assert "FAIL" in (tmp_path / "step.md").read_text()
+    assert (tmp_path / "j.xml").read_text() == (tmp_path / "out" / "junit.xml").read_text()
+    assert (tmp_path / "m.md").read_text() == (tmp_path / "out" / "summary.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        ((), "expected one of --baseline RUN --current RUN, --against GIT_REF, or --base-cmd"),
+        (("--baseline", "x"), "go together"),
+        (("--base-cmd", "true"), "go together"),
+        (("--base-cmd", "true", "--head-cmd", "true", "--against", "x"), "several were given"),
+        (("--baseline", "nowhere", "--current", "nowhere"), "no such run folder"),
+        (("--base-cmd", "no-such-program-here", "--head-cmd", "true"), "there is no program"),
+        ((*FORM, "--looks", "2"), "looks"),
+        ((*FORM, "--margin", "latency=5%"), "--margin"),
+        ((*FORM, "--policy", "nothing.toml"), "policy nothing.toml"),
+        (("--baseline", "x", "--current", "y", "--learn-margins"), "--learn-margins measures"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(
+    command: Callable[..., Any],
+    handles: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    flags: tuple[str, ...],
+    complaint: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert complaint in command("gate", *flags).complaint
+    assert list(tmp_path.iterdir()) == []
