@@ -171,7 +171,7 @@ def test_ci_gets_its_summary_and_annotations(
         (("--baseline", "nowhere", "--current", "nowhere"), "no such run folder"),
         (("--base-cmd", "no-such-program-here", "--head-cmd", "true"), "there is no program"),
         ((*FORM, "--looks", "2"), "looks"),
-        ((*FORM, "--margin", "latency=5%"), "--margin"),
+        ((*FORM, "--margin", "latency=5%"), "did you mean latency_s"),
         ((*FORM, "--policy", "nothing.toml"), "policy nothing.toml"),
         (("--baseline", "x", "--current", "y", "--learn-margins"), "--learn-margins measures"),
     ],
