@@ -116,35 +116,35 @@ def _whole_canvas(cell: Cell, kind: str, config: Config) -> Demand:
     raced = cell.decode.draw != "exact"
     return Demand(
         tuple(forwards),
-        fed * _wanted(cell, kind, block, new),
+        fed // rows * _wanted(cell, kind, block, new),
         caches,
         rows * (positions if kind in (MASKED_DIFFUSION, LLADA, FAST_DLLM) else new) if raced else 0,
     )
 
 
 def _wanted(cell: Cell, kind: str, block: int, new: int) -> int:
-    """Positions of a row whose logits the largest forward computes."""
+    """Positions, over all rows, whose logits the largest forward computes; guidance not counted."""
     decode, rows = cell.decode, cell.batch
     steps = cell.steps or cell.length
     if kind == SEDD:
-        return new
+        return rows * new
     if kind == MDLM:
-        return new if decode.draw != "exact" else math.ceil(_most_in_a_lot(rows * new, steps) / rows)
+        return rows * new if decode.draw != "exact" else _most_in_a_lot(rows * new, steps)
     if kind == DREAM:
-        ranked = decode.sampler not in (None, "origin") or decode.threshold is not None
         if keeps_keys(cell):
-            return block
-        if ranked or decode.commit_schedule is not None or not decode.suppress_mask:
-            return new
-        return math.ceil(_most_in_a_lot(rows * new, steps) / rows)
+            # The refreshing forward commits the first position of a block, unless it has to commit them all.
+            return rows * (block - (decode.threshold is not None or steps > new // block))
+        ruled = decode.threshold is not None or decode.commit_schedule is not None or not decode.suppress_mask
+        ranked = decode.sampler not in (None, "origin")
+        return rows * new if ruled or ranked else _most_in_a_lot(rows * new, steps)
     if not decode.suppress_mask:
-        return new
+        return rows * new
     if decode.remasking == "random" and decode.draw == "exact":
         # The order is drawn beforehand: logits for what the step commits, and for nothing else.
         if decode.commit_schedule is not None:
-            return min(block, max((count for row in decode.commit_schedule.rows for count in row), default=block))
-        return math.ceil(block / max(1, steps * block // new))
-    return block
+            return rows * min(block, max(count for row in decode.commit_schedule.rows for count in row))
+        return rows * math.ceil(block / max(1, steps * block // new))
+    return rows * block
 
 
 def _most_in_a_lot(positions: int, steps: int) -> int:

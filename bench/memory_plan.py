@@ -40,8 +40,8 @@ from ..profiles.hardware import MemorySplit
 from ..profiles.record import Cell
 from .demand import Demand, Fed, demand_of
 
-# A worker with no model, as seen on Linux: interpreter, torch and its libraries, and what inductor and transformers add.
-# On CUDA the context and the libraries on the device, which the allocator does not see.
+# A worker with no model, as seen on Linux: interpreter, torch and its libraries; what inductor and transformers add. On
+# CUDA the context and the libraries on the device, which the allocator does not see.
 _PROCESS_B = {"cpu": 320 << 20, "cuda": 900 << 20}
 _INDUCTOR_B, _TRANSFORMERS_B = 140 << 20, 100 << 20
 # Logits in float32 that sampling works on at once (`sampling.BLOCK_BYTES`).

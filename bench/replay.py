@@ -142,9 +142,7 @@ class Profile:
         )
 
 
-def observe(
-    opened: OpenCell, cells: Collection[OpenCell], counted: Collection[int]
-) -> tuple[Hardware, Profile | None]:
+def observe(opened: OpenCell, cells: Collection[OpenCell], counted: Collection[int]) -> tuple[Hardware, Profile | None]:
     """Memory and kernels of one of the open `cells`, whose samples `counted` are taken, and the profile that the
     kernels come from, if one was made."""
     missing: dict[str, str] = {}

@@ -172,7 +172,7 @@ class Worker:
     def observe(self, *, id: str, counted: list[int], keep: bool) -> dict[str, Any]:
         """What the hardware does in a cell, from one replay for its memory and one under the profiler.
 
-        With `keep` the latter stays for `trace`, and the reply says when it was, on the monotonic clock (null: no replay).
+        With `keep` the latter stays for `trace`, and the reply says when it was, on the monotonic clock (null: none).
         """
         from .replay import observe  # the profiler, which no timed sample needs
 

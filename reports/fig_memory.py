@@ -42,8 +42,8 @@ def memory_figure(study: Study, folder: Path) -> Figure:
         sentence=_sentence(study, [point for _, point in points]),
         caption=(
             "The peak of a cell by what it is for: weights, caches of keys and values, the largest logits, activations "
-            "(measured: what is left of the peak), and the rest, which is there before a model is. Predicted: from "
-            "shapes alone, before anything was loaded. "
+            "(measured: what is left of the peak of one replay), and the rest, which is neither and there before it: "
+            "interpreter and libraries. Predicted: from shapes alone. "
             f"{left_out(len(shown), len(found))}{study.provenance([point for _, point in points], None)}"
         ),
         svg=sheet.save(folder / f"{NAME}.png"),
