@@ -83,7 +83,9 @@ def _largest(cells: Sequence[Cell], pair: Pair, device: str, have_b: int) -> Lar
     def all_fit(batch: int, length: int) -> bool:
         return all(split(resized(cell, batch, length)).total_b <= have_b for cell in kinds)
 
-    batch = bisect_most(lambda n: all_fit(n, most.length), MOST_ROWS)
+    # A single row keeps second layouts of the weights (see `models.linear`), which can take more than rows do.
+    beyond_one = bisect_most(lambda n: all_fit(1 + n, most.length), MOST_ROWS - 1)
+    batch = 1 + beyond_one if beyond_one else int(all_fit(1, most.length))
     length = bisect_most(lambda n: all_fit(most.batch, n), longest)
     return Largest(
         most,
