@@ -167,12 +167,12 @@ def run(
         target_ci=target_ci,
         budget_s=budget,
         out=out,
-        device_memory_b=None if device_memory is None else memory_size("--device-memory", device_memory),
     )
     from .run_command import dry_run_command, run_command
 
     if dry_run:
-        document = dry_run_command(options, _console(as_json))
+        planned = None if device_memory is None else memory_size("--device-memory", device_memory)
+        document = dry_run_command(options, _console(as_json), planned)
     else:
         document = run_command(
             options, resume, suite is not None, ("dlmbench", *sys.argv[1:]), _console(as_json), quiet=False

@@ -18,9 +18,7 @@ from .suites import Suite, checked_suite
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """The flags of `dlmbench run`; None or empty: as the suite says. `budget_s` is sampling time for the whole run;
-    `device_memory_b` is a what-if of a dry run (see `plan.Plan`).
-    """
+    """The flags of `dlmbench run`; None or empty: as the suite says. `budget_s` is sampling time for the whole run."""
 
     suite: str = "quick"
     pairs: tuple[str, ...] = ()
@@ -57,7 +55,6 @@ class RunOptions:
     budget_s: float | None = None
     foreign_limit: float | None = None
     out: Path | None = None
-    device_memory_b: int | None = None
 
 
 _AXES = {

@@ -61,12 +61,13 @@ class Plan:
         return sum(len(pairing.cells) * pairing.processes for pairing in self.pairings)
 
 
-def make_plan(options: RunOptions) -> Plan:
-    """Resolve the options against suites, pairs, weights, prompts and this machine."""
+def make_plan(options: RunOptions, planned_b: int | None = None) -> Plan:
+    """Resolve the options against suites, pairs, weights, prompts and this machine, or a device with `planned_b` bytes
+    of memory that need not be here."""
     suite = overridden(load_suite(options.suite), options)
-    planned, threads = options.device_memory_b, choose_threads(options.threads)
-    device = choose_device(options.device) if planned is None else planned_device(options.device)
-    have = available_b(device) if planned is None else planned
+    device = choose_device(options.device) if planned_b is None else planned_device(options.device)
+    have = available_b(device) if planned_b is None else planned_b
+    threads = choose_threads(options.threads)
     references = dict.fromkeys(reference for grid in suite.grid for reference in grid.pairs)
     pairs = {reference: with_weights(load_pair(reference), options.weights) for reference in references}
     if one_checkpoint(options.weights):

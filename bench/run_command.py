@@ -96,12 +96,15 @@ def export_report(stored: StoredRun) -> list[Path]:
     return [*paths, benchmark]
 
 
-def dry_run_command(options: RunOptions, console: Console) -> dict[str, Any]:
-    """Show what a run would measure, how long it might take, what it needs and what does not fit. Writes nothing."""
+def dry_run_command(options: RunOptions, console: Console, planned_b: int | None = None) -> dict[str, Any]:
+    """Show what a run would measure, how long it might take, what it needs, what does not fit and the most that would.
+
+    `planned_b`: the memory of a device that need not be here. Writes nothing.
+    """
     from .floors import rates_now
     from .forecast import Forecaster  # imports torch
 
-    plan = make_plan(options)
+    plan = make_plan(options, planned_b)
     forecast = Forecaster(plan)
     forecasts = {cell.key: forecast(cell) for pairing in plan.pairings for cell in pairing.cells}
     # Nobody can time a device that is not here.
