@@ -170,7 +170,8 @@ _DECLARED = (
            "What a forward and sampling hold beside the logits; on a CPU also freed memory that the C library keeps."),
     Metric("memory_rest_b", "rest", "B", "neutral", "counter",
            "CPU: resident before the replay beside weights and caches: interpreter, libraries, compiled code. CUDA: 0",
-           "CUDA's context and libraries are on the device too, but the allocator sees none of them."),
+           "Also what earlier replays left: the profiler's. CUDA's context and libraries are on the device too, but the "
+           "allocator sees none of them."),
     Metric("memory_predicted_b", "predicted memory", "B", "neutral", "counter",
            "sum of the same parts, from shapes alone"),
     Metric("memory_peak_b", "peak memory", "B", "lower", "counter",
