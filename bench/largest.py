@@ -142,8 +142,10 @@ def show_largest(found: Sequence[Largest], have_b: int, console: Console) -> Non
         length = f"{row.length:,}{'*' if row.length_bound == 'positions' else ''}"
         lines.append([Text(plain(cell.generator)), *numbers, Text(batch), Text(length)])
     notes = [
-        "Each limit leaves the other sizes as they are, and holds for every engine, T and cache of the plan. Predicted "
-        "from shapes: an allocator wants some per cent more."
+        (
+            "Each limit leaves the other sizes as they are, and holds for every engine, T and cache of the plan. "
+            "Predicted from shapes: an allocator wants some per cent more."
+        )
     ]
     if any(row.length_bound == "positions" for row in found):
         notes.append("* all the positions that the pair's networks have.")
