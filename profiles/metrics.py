@@ -170,15 +170,15 @@ _DECLARED = (
            "What a forward and sampling hold beside the logits; on a CPU also freed memory that the C library keeps."),
     Metric("memory_rest_b", "rest", "B", "neutral", "counter",
            "CPU: resident before the replay beside weights and caches: interpreter, libraries, compiled code. CUDA: 0",
-           "Also what earlier replays left: the profiler's. CUDA's context and libraries are on the device too, but the "
-           "allocator sees none of them."),
+           "Also what earlier replays left (the profiler). CUDA's context and libraries are on the device too, but "
+           "the allocator sees none of them."),
     Metric("memory_predicted_b", "predicted memory", "B", "neutral", "counter",
            "sum of the same parts, from shapes alone"),
     Metric("memory_peak_b", "peak memory", "B", "lower", "counter",
            "peak of weights, KV, logits and activations during the cell",
            "Of the warm-up. CUDA: the allocator's peak, and the whole pools of captured graphs. CPU: the worker's peak "
-           "resident size, interpreter and libraries included. Of cells that are open together, each counts alone: what "
-           "only others hold is taken off."),
+           "resident size, interpreter and libraries included. Of cells that are open together, each counts alone: "
+           "what only others hold is taken off."),
     Metric("observer_share", "observer", "1", "lower", "time",
            "observer events x measured unit cost / latency_s"),
     Metric("cache_logit_distance", "cache error", "1", "lower", "counter",

@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from dlmbench.bench.estimate import Fit, config_of, keeps_keys, latency_above, memory_b, rough_latency_s
+from dlmbench.bench.estimate import Fit, config_of, latency_above, memory_b, rough_latency_s
 from dlmbench.models.costs import forward_cost
 from dlmbench.models.names import BUILT_IN
-from dlmbench.models.pairs import Pair, load_pair
-from dlmbench.profiles.record import Cell, Decode
+from dlmbench.models.pairs import load_pair
+from dlmbench.profiles.record import Cell
 
 PEAK = (1e12, 1e11)  # FLOP/s, B/s
 # Far more arithmetic than reading: the floor is the bytes' time; and the other way round.
