@@ -170,7 +170,7 @@ _DECLARED = (
            "What a forward and sampling hold beside the logits; on a CPU also freed memory that the C library keeps."),
     Metric("memory_rest_b", "rest", "B", "neutral", "counter",
            "CPU: resident before the replay beside weights and caches: interpreter, libraries, compiled code. CUDA: 0",
-           "Also what earlier replays left: the profiler's. CUDA's context and libraries are on the device too, but "
+           "Also what earlier replays left (the profiler). CUDA's context and libraries are on the device too, but "
            "the allocator sees none of them."),
     Metric("memory_predicted_b", "predicted memory", "B", "neutral", "counter",
            "sum of the same parts, from shapes alone"),
