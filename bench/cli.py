@@ -121,11 +121,17 @@ def run(
     out: Annotated[Path | None, typer.Option(help="A new folder for the run.")] = None,
     resume: Annotated[Path | None, typer.Option(help="Go on with this unfinished run.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show cells, time and memory; measure nothing.")] = False,
+    device_memory: Annotated[
+        str | None,
+        typer.Option(help="With --dry-run: plan for a GPU with this much memory, here or not (or --device cpu): 80GB."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure matched AR and diffusion generators and report them."""
-    from .options import RunOptions
+    from .options import RunOptions, memory_size
 
+    if device_memory is not None and not dry_run:
+        raise InputError(f"--device-memory {device_memory!r}: plans only, it measures nothing; give --dry-run too")
     options = RunOptions(
         suite=suite or "quick",
         pairs=_items(pair),
@@ -165,7 +171,8 @@ def run(
     from .run_command import dry_run_command, run_command
 
     if dry_run:
-        document = dry_run_command(options, _console(as_json))
+        planned = None if device_memory is None else memory_size("--device-memory", device_memory)
+        document = dry_run_command(options, _console(as_json), planned)
     else:
         document = run_command(
             options, resume, suite is not None, ("dlmbench", *sys.argv[1:]), _console(as_json), quiet=False

@@ -1,6 +1,6 @@
 """What a cell will need before it is measured: memory, and a rough time from the device's peaks.
 
-Memory is a sum of what must be there (weights, cache, logits, activations). Time is the roofline's floor divided by a
+Memory is the total of `memory_plan`'s prediction. Time is the roofline's floor divided by a
 stated efficiency, plus a stated overhead a forward: good to a factor of two, for planning only.
 """
 
@@ -15,16 +15,13 @@ from dataclasses import dataclass
 import psutil
 
 from ..models.architecture import Config
-from ..models.config import DTYPE_BYTES
 from ..models.costs import forward_cost
-from ..models.gemma_config import GemmaConfig
-from ..models.names import AR, BUILT_IN, SPECULATIVE
 from ..models.pairs import Pair
 from ..profiles.limits import read_limits
 from ..profiles.record import Cell
+from .demand import keeps_keys
+from .memory_plan import Shapes, predicted_memory
 
-# Interpreter, torch and its libraries in a worker, as seen on Linux; CUDA's context and libraries on the device.
-_PROCESS_B = {"cpu": 450 << 20, "cuda": 900 << 20}
 _EFFICIENCY = {"ar": 0.4, "diffusion": 0.7}
 _FORWARD_OVERHEAD_S = 1e-4
 # Overheads of a run that no cell pays for: starting workers, calibrating, writing the report.
@@ -38,38 +35,7 @@ def config_of(cell: Cell, pair: Pair) -> Config:
 
 def memory_b(cell: Cell, pair: Pair, device: str) -> int:
     """Bytes that the cell's worker needs on the device (on a CPU: in all)."""
-    config, width = config_of(cell, pair), DTYPE_BYTES[cell.dtype]
-    positions = cell.prompt_length + cell.length
-    rows = cell.batch * (2 if cell.decode.cfg_scale else 1)
-    weights = config.weight_bytes(cell.dtype)
-    per_position = (2 * config.intermediate_size + 2 * config.query_size + 4 * config.hidden_size) * width
-    cache = rows * positions * config.kv_bytes_per_token(cell.kv_dtype or cell.dtype) if keeps_keys(cell) else 0
-    if cell.side == "ar":
-        live = rows * (max(cell.prompt_length, 1) * per_position + config.vocab_size * (width + 4))
-        own = cell.generator == AR and not isinstance(config, GemmaConfig)
-        single = cell.batch == 1 and cell.engine == "eager" and cell.dtype == "float32"
-        if own and single and not device.startswith("cuda"):
-            weights += _transposed_b(config)
-    else:
-        block = cell.block_length or cell.length
-        live = rows * (positions * per_position + block * config.vocab_size * width) + (16 << 20)
-        one = (pair.ar.backbone, pair.ar.weights) == (pair.diffusion.backbone, pair.diffusion.weights)
-        if cell.generator == SPECULATIVE and not one:
-            weights += pair.ar.backbone.weight_bytes(cell.dtype)
-    return int(weights + cache + live + _PROCESS_B["cuda" if device.startswith("cuda") else "cpu"])
-
-
-def keeps_keys(cell: Cell) -> bool:
-    """Whether a cell's generator holds keys and values between forwards."""
-    entry = BUILT_IN.get(cell.generator.partition(":")[0])
-    default = "kv" if cell.side == "ar" or entry is None else entry.caches[0]
-    return (cell.cache or default) != "none"
-
-
-def _transposed_b(config: Config) -> int:
-    """Second copies of the wide weights, which a batch of one decodes faster with (see `models.linear`)."""
-    wide = config.query_size + 2 * config.kv_size + 2 * config.intermediate_size
-    return 4 * config.hidden_size * (config.num_hidden_layers * wide + config.vocab_size)
+    return int(predicted_memory(cell, Shapes.of(cell, pair), device).total_b)
 
 
 def available_b(device: str) -> int | None:

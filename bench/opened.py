@@ -23,6 +23,7 @@ from ..models.prompts import PromptSource
 from ..profiles.clocks import Clock
 from ..profiles.disturbance import CpuWindow, kept_waiting_s
 from ..profiles.host import usable_cpus
+from ..profiles.memory import MemoryMeter, PoolId
 from ..profiles.observer import Recorder, Trace
 from ..profiles.record import Cell, Sample, Timeline, Warmup
 from ..profiles.reduction import Emission, reduce_trace, timeline
@@ -108,7 +109,7 @@ class Recording(Observer, Protocol):
 
 @dataclass(slots=True)
 class OpenCell:
-    """One cell with its generator. Times in seconds."""
+    """One cell with its generator. Times in seconds. `pools` are those of the graphs that it captured."""
 
     cell: Cell
     context: Context
@@ -116,6 +117,7 @@ class OpenCell:
     clock: Clock
     unit_cost_s: float
     memory_peak_b: int | None = None
+    pools: frozenset[PoolId] = frozenset()
     _recorder: Recorder = field(init=False)
     _generator: Generator = field(init=False)
     _settings: Settings = field(init=False)
@@ -138,12 +140,15 @@ class OpenCell:
 
     def prepare(self) -> float:
         """Prepare the generator for this shape; returns the time that took."""
-        cell = self.cell
+        cell, meter = self.cell, MemoryMeter(self.context.device)
+        known = meter.pools().keys()
         begin = time.perf_counter()
         with attention_backend(cell.attention):
             self._generator.prepare(shape_of(cell), self._settings)
         self.clock.settle()
-        return time.perf_counter() - begin
+        elapsed = time.perf_counter() - begin
+        self.pools = frozenset(meter.pools().keys() - known)
+        return elapsed
 
     def warm_up(self, limit_s: float, hard_limit_s: float) -> Warmup:
         """Generate until the medians of two consecutive windows agree; the first generation never counts.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,6 +149,17 @@ def _next_in_size(pair: str, others: list[str]) -> str:
         return math.log(load_pair(name).ar.backbone.total_parameters)
 
     return min(others, key=lambda name: abs(log_size(name) - log_size(pair)))
+
+
+def memory_size(flag: str, text: str) -> int:
+    """Bytes of "80GB" or "79.6 GiB". Raises InputError for anything else."""
+    match = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,6})?) ?([MGT])(i?)B", text.strip(), re.IGNORECASE)
+    size = (
+        0.0 if match is None else float(match[1]) * (1024 if match[3] else 1000) ** (2 + "MGT".index(match[2].upper()))
+    )
+    if size < 1:
+        raise InputError(f"{flag} {text!r}: expected a size above 0 such as 80GB or 79.6GiB")
+    return int(size)
 
 
 def with_budget(suite: Suite, budget_s: float, trials: int) -> Suite:

@@ -35,7 +35,11 @@ _SIDES: tuple[Side, ...] = ("ar", "diffusion")
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What will be measured. `unfit` maps a cell's key to why this device cannot hold it."""
+    """What will be measured. `unfit` maps a cell's key to why this device cannot hold it.
+
+    `memory_b` are the bytes that workers may take (None: unknown): those free now, or what a user plans for; then the
+    device need not be `present`.
+    """
 
     suite: Suite
     pairings: tuple[Pairing, ...]
@@ -49,16 +53,21 @@ class Plan:
     unfit: dict[str, str]
     blockwise: frozenset[str]
     warnings: tuple[str, ...]
+    memory_b: int | None = None
+    present: bool = True
 
     @property
     def trials(self) -> int:
         return sum(len(pairing.cells) * pairing.processes for pairing in self.pairings)
 
 
-def make_plan(options: RunOptions) -> Plan:
-    """Resolve the options against suites, pairs, weights, prompts and this machine."""
+def make_plan(options: RunOptions, planned_b: int | None = None) -> Plan:
+    """Resolve the options against suites, pairs, weights, prompts and this machine, or a device with `planned_b` bytes
+    of memory that need not be here."""
     suite = overridden(load_suite(options.suite), options)
-    device, threads = choose_device(options.device), choose_threads(options.threads)
+    device = choose_device(options.device) if planned_b is None else planned_device(options.device)
+    have = available_b(device) if planned_b is None else planned_b
+    threads = choose_threads(options.threads)
     references = dict.fromkeys(reference for grid in suite.grid for reference in grid.pairs)
     pairs = {reference: with_weights(load_pair(reference), options.weights) for reference in references}
     if one_checkpoint(options.weights):
@@ -84,7 +93,7 @@ def make_plan(options: RunOptions) -> Plan:
         raise InputError(
             f"--prompts {shown(options.prompts)}: {error}; or choose a pair that knows more words (--pair 5m)"
         ) from None
-    unfit, blockwise = _fits(pairings, by_name, device)
+    unfit, blockwise = _fits(pairings, by_name, device, have)
     return Plan(
         suite=suite,
         pairings=tuple(pairings),
@@ -98,6 +107,8 @@ def make_plan(options: RunOptions) -> Plan:
         unfit=unfit,
         blockwise=blockwise,
         warnings=(*_warnings(suite, pairings, by_name, device), *_block_warnings(blockwise)),
+        memory_b=have,
+        present=device == "cpu" or bool(cuda_devices()),
     )
 
 
@@ -110,13 +121,24 @@ def _check_remasking(options: RunOptions, pairs: Iterable[Pair]) -> None:
         raise InputError(f"--remasking random does not fit generator {measured!r}; it fits {', '.join(knowing)}")
 
 
-def choose_device(wanted: str) -> str:
-    """ "auto" takes the first CUDA device that torch can use, else the CPU."""
-    if wanted == "cpu":
-        return wanted
-    match = re.fullmatch(r"auto|cuda(?::([0-9]{1,3}))?", wanted)
+def planned_device(wanted: str) -> str:
+    """The device of a plan for memory that is not here: a GPU unless the CPU is asked for."""
+    _device_name(wanted)
+    return "cuda" if wanted == "auto" else wanted
+
+
+def _device_name(wanted: str) -> re.Match[str]:
+    match = re.fullmatch(r"auto|cpu|cuda(?::([0-9]{1,3}))?", wanted)
     if match is None:
         raise InputError(f"--device {wanted!r}: unknown device; choose cpu, cuda, cuda:N or auto")
+    return match
+
+
+def choose_device(wanted: str) -> str:
+    """ "auto" takes the first CUDA device that torch can use, else the CPU."""
+    match = _device_name(wanted)
+    if wanted == "cpu":
+        return wanted
     count = len(cuda_devices())
     if wanted == "auto":
         return "cuda" if count else "cpu"
@@ -245,9 +267,10 @@ def _check_prompts(
     prompts.batch(0, 1, max(cell.prompt_length for cell in cells))
 
 
-def _fits(pairings: list[Pairing], pairs: dict[str, Pair], device: str) -> tuple[dict[str, str], frozenset[str]]:
-    """Cells that do not fit alone, and pairings whose workers fit only one at a time."""
-    have = available_b(device)
+def _fits(
+    pairings: list[Pairing], pairs: dict[str, Pair], device: str, have: int | None
+) -> tuple[dict[str, str], frozenset[str]]:
+    """Cells that do not fit into `have` bytes alone, and pairings whose workers fit only one at a time."""
     unfit: dict[str, str] = {}
     blockwise = set()
     for pairing in pairings:

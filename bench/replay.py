@@ -12,14 +12,18 @@ from pathlib import Path
 
 import torch
 
+from ..models.catalog import NetworkSource
 from ..profiles.annotated import Annotated
-from ..profiles.hardware import Hardware, KernelProfile, Stack, Telemetry
+from ..profiles.hardware import Hardware, KernelProfile, MemorySplit, Stack, Telemetry
 from ..profiles.kernels import Profiled, kernel_profile, profiled
+from ..profiles.memory import MemoryMeter
 from ..profiles.observer import Trace
 from ..profiles.perfetto import perfetto_trace
 from ..profiles.rapl import Rapl, rapl_telemetry
 from ..profiles.record import Timeline
 from ..profiles.reduction import timeline
+from .measured_memory import measured_memory
+from .memory_plan import Shapes, predicted_memory
 from .opened import OpenCell
 
 # Replays take prompts from a range that neither timed samples nor warm-up use.
@@ -138,9 +142,15 @@ class Profile:
         )
 
 
-def observe(opened: OpenCell, counted: Collection[int]) -> tuple[Hardware, Profile | None]:
-    """Kernels of a cell whose samples `counted` are taken, and the profile that they come from, if one was made."""
-    missing = {"memory": "not split in this version"}
+def observe(opened: OpenCell, cells: Collection[OpenCell], counted: Collection[int]) -> tuple[Hardware, Profile | None]:
+    """Memory and kernels of one of the open `cells`, whose samples `counted` are taken, and the profile that the
+    kernels come from, if one was made."""
+    missing: dict[str, str] = {}
+    meter = MemoryMeter(opened.context.device)
+    # Before the profiler, which keeps much of what it has seen.
+    split = measured_memory(opened, cells, meter, lambda: opened.generate(_PROMPT, 0)[0])
+    if isinstance(split, str):
+        missing["memory"] = split
     kernels = profile = None
     typical = opened.typical(counted)
     layers = opened.context.config.num_hidden_layers
@@ -156,7 +166,18 @@ def observe(opened: OpenCell, counted: Collection[int]) -> tuple[Hardware, Profi
         replay = replay_profiled(opened)
         kernels = _kernels(opened, replay, latency_s)
         profile = Profile(replay, latency_s, kernels.overhead)
-    return Hardware(kernels=kernels, missing=missing), profile
+    memory = None if isinstance(split, str) else split
+    found = Hardware(kernels=kernels, memory=memory, memory_predicted=_predicted(opened), missing=missing)
+    return found, profile
+
+
+def _predicted(opened: OpenCell) -> MemorySplit:
+    """The cell's memory from shapes, less what the device's allocator would not see of it."""
+    context = opened.context
+    partner = context.partner or NetworkSource(context.config, context.weights)
+    shared = (partner.config, partner.weights) == (context.config, context.weights)
+    found = predicted_memory(opened.cell, Shapes(context.config, partner.config, shared), context.device)
+    return found.model_copy(update={"rest_b": 0.0}) if context.device.startswith("cuda") else found
 
 
 def _kernels(opened: OpenCell, replay: Replay, latency_s: float) -> KernelProfile:

@@ -13,7 +13,9 @@ from rich.text import Text
 
 from ..profiles.store import StoredRun, read_run
 from ..reports.format import MISSING, format_number
-from .estimate import PAIRING_S, REPORT_S, START_S, available_b, latency_above, memory_b, rough_latency_s
+from .estimate import PAIRING_S, REPORT_S, START_S, latency_above, rough_latency_s
+from .largest import largest_fits, show_largest
+from .memory_plan import Shapes, predicted_memory
 from .options import RunOptions
 from .plan import Plan, ar_generators, make_plan
 from .progress import Progress
@@ -94,31 +96,37 @@ def export_report(stored: StoredRun) -> list[Path]:
     return [*paths, benchmark]
 
 
-def dry_run_command(options: RunOptions, console: Console) -> dict[str, Any]:
-    """Show what a run would measure, how long it might take, what it needs and what does not fit. Writes nothing."""
+def dry_run_command(options: RunOptions, console: Console, planned_b: int | None = None) -> dict[str, Any]:
+    """Show what a run would measure, how long it might take, what it needs, what does not fit and the most that would.
+
+    `planned_b`: the memory of a device that need not be here. Writes nothing.
+    """
     from .floors import rates_now
     from .forecast import Forecaster  # imports torch
 
-    plan = make_plan(options)
+    plan = make_plan(options, planned_b)
     forecast = Forecaster(plan)
     forecasts = {cell.key: forecast(cell) for pairing in plan.pairings for cell in pairing.cells}
-    rates = rates_now(plan, None)
-    have = available_b(plan.device)
+    # Nobody can time a device that is not here.
+    rates = rates_now(plan, None) if plan.present else {}
     cells = []
     total = START_S * max(p.processes for p in plan.pairings) * len(plan.pairs) + REPORT_S
     for pairing in plan.pairings:
         per_process = PAIRING_S
         for cell in pairing.cells:
             pair = plan.pairs[cell.pair]
-            expected, rate = forecasts[cell.key], rates[cell.pair, cell.dtype]
-            floor = expected.floor_s(rate.flop_s, rate.byte_s) if expected.why is None else None
-            if floor is None:
+            expected, rate = forecasts[cell.key], rates.get((cell.pair, cell.dtype))
+            floor = expected.floor_s(rate.flop_s, rate.byte_s) if rate and expected.why is None else None
+            if rate is None:
+                latency = None
+            elif floor is None:
                 latency = rough_latency_s(cell, pair, rate.flop_s, rate.byte_s)
             else:
                 latency = latency_above(floor, expected.launches, cell.side)
             # Three warm-up generations at least, the smallest number of samples at least, else the budget.
-            sampled = 0.0 if cell.key in plan.unfit else max(pairing.budget_s, plan.suite.min_samples * latency)
-            per_process += sampled + 3 * latency * (cell.key not in plan.unfit)
+            if latency is not None and cell.key not in plan.unfit:
+                per_process += max(pairing.budget_s, plan.suite.min_samples * latency) + 3 * latency
+            memory = predicted_memory(cell, Shapes.of(cell, pair), plan.device)
             entry = {
                 "key": cell.key,
                 "processes": pairing.processes,
@@ -130,22 +138,29 @@ def dry_run_command(options: RunOptions, console: Console) -> dict[str, Any]:
                 "floor_latency_s": floor,
                 "ceiling_tok_s": cell.batch * cell.length / floor if floor else None,
                 "latency_estimate_s": latency,
-                "memory_estimate_b": memory_b(cell, pair, plan.device),
+                "memory_estimate_b": int(memory.total_b),
+                "memory": memory.model_dump(),
                 "fits": cell.key not in plan.unfit,
                 "why": plan.unfit.get(cell.key),
             }
             cells.append(entry)
         total += pairing.processes * per_process
+    largest = largest_fits(
+        [cell for pairing in plan.pairings for cell in pairing.cells], plan.pairs, plan.device, plan.memory_b
+    )
     document = {
         "suite": plan.suite.name,
         "device": plan.device,
         "threads": plan.threads,
         "cells": cells,
-        "memory_available_b": have,
-        "duration_estimate_s": total,
+        "memory_available_b": plan.memory_b,
+        "duration_estimate_s": total if plan.present else None,
         "alternates_in_blocks": sorted(plan.blockwise),
+        "largest": [found.document() for found in largest],
     }
     _show_dry_run(plan, document, console)
+    if plan.memory_b is not None:
+        show_largest(largest, plan.memory_b, console)
     return document
 
 
@@ -159,7 +174,8 @@ def _show_dry_run(plan: Plan, document: dict[str, Any], console: Console) -> Non
     table.add_column("memory", justify="right", no_wrap=True)
     for cell in document["cells"]:
         memory = Text(f"~{cell['memory_estimate_b'] / 1e9:.2f} GB", style="" if cell["fits"] else "yellow")
-        latency = f"~{format_number(cell['latency_estimate_s'], 's')}"
+        expected = cell["latency_estimate_s"]
+        latency = MISSING if expected is None else f"~{format_number(expected, 's')}"
         forwards = "?" if cell["nfe"] is None else f"{'~' if cell['nfe_drawn'] else ''}{cell['nfe']}"
         floor = MISSING if cell["floor_latency_s"] is None else format_number(cell["floor_latency_s"], "s")
         table.add_row(Text(cell["key"]), str(cell["processes"]), forwards, floor, latency, memory)
@@ -167,12 +183,15 @@ def _show_dry_run(plan: Plan, document: dict[str, Any], console: Console) -> Non
     console.print(
         "floor: the least latency of one generation that the arithmetic and the traffic of its forwards allow at the "
         "peaks measured just now; expected: a rough guess for planning."
+        if plan.present
+        else "No time can be told: the device is not here to measure its peaks."
     )
-    have = document["memory_available_b"]
+    have, duration = document["memory_available_b"], document["duration_estimate_s"]
     free = "unknown" if have is None else f"{have / 1e9:.2f} GB"
+    lasting = "" if duration is None else f"; about {_duration(duration)}, within a factor of two"
     console.print(
-        f"{len(document['cells'])} cells, {plan.trials} trials on {plan.device}, {plan.threads} thread(s); about "
-        f"{_duration(document['duration_estimate_s'])}, within a factor of two. Memory free: {free}."
+        f"{len(document['cells'])} cells, {plan.trials} trials on {plan.device}, {plan.threads} thread(s){lasting}. "
+        f"Memory {'free' if plan.present else 'planned for'}: {free}."
     )
     for key, why in plan.unfit.items():
         console.print(Text(f"{key} {why}", style="yellow"), soft_wrap=True)

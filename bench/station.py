@@ -25,12 +25,13 @@ from ..profiles.clocks import clock_for
 from ..profiles.environment import read_variables
 from ..profiles.hardware import Peak, Telemetry
 from ..profiles.known_peaks import device_peaks
-from ..profiles.memory import read_peak_b, reset_peak
+from ..profiles.memory import MemoryMeter
 from ..profiles.observer import unit_cost_s
 from ..profiles.provenance import loaded_origins
 from ..profiles.record import Cell, TextQuality, Value, WorkerInfo
 from .judge import Judge
 from .likelihood import held_out_metrics
+from .measured_memory import watch
 from .opened import OpenCell, WorkDiffersError, check_cell
 from .quality import source_of, text_quality
 from .studies import pair_studies
@@ -126,9 +127,9 @@ class Worker:
     def warmup(self, *, id: str, limit_s: float, hard_limit_s: float) -> dict[str, Any]:
         """Generate until consecutive windows agree, within limits."""
         opened = self._cells[id]
-        reset_peak(self._device)
+        stretch = watch(opened, self._cells.values(), MemoryMeter(self._device))
         warmup = opened.warm_up(limit_s, hard_limit_s)
-        opened.memory_peak_b = read_peak_b(self._device, captured="cudagraph" in opened.cell.engine)
+        opened.memory_peak_b = stretch.peak_b()
         return {"warmup": warmup.model_dump()}
 
     def sample(self, *, id: str, order: int, round: int, prompt: int, seed: int, started_s: float) -> dict[str, Any]:
@@ -174,13 +175,13 @@ class Worker:
         }
 
     def observe(self, *, id: str, counted: list[int], keep: bool) -> dict[str, Any]:
-        """What the hardware does in a cell, from one replay under the profiler.
+        """What the hardware does in a cell, from one replay for its memory and one under the profiler.
 
-        With `keep` it stays for `trace`, and the reply says when it was, on the monotonic clock (null: no replay).
+        With `keep` the latter stays for `trace`, and the reply says when it was, on the monotonic clock (null: none).
         """
         from .replay import observe  # the profiler, which no timed sample needs
 
-        found, profile = observe(self._cells[id], counted)
+        found, profile = observe(self._cells[id], self._cells.values(), counted)
         self._profile = profile if keep else None
         return {"hardware": found.model_dump(), "kept": None if self._profile is None else self._profile.span}
 

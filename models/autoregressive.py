@@ -9,7 +9,7 @@ from .. import InputError
 from .cache import KVCache
 from .costs import Cost
 from .engines import DecodeStep, Prefill, decode_step, prefill
-from .generator import Observer, Request, Settings, Shape, Side
+from .generator import Held, Observer, Request, Settings, Shape, Side
 from .network import Network
 from .sampling import choose
 
@@ -29,6 +29,7 @@ class Autoregressive:
         self.kv_dtype = kv_dtype or network.dtype
         self.eos_id = network.config.eos_token_id
         self._shape: Shape | None = None
+        self._cache: KVCache | None = None
         self._prefill: Prefill
         self._step: DecodeStep
 
@@ -46,6 +47,7 @@ class Autoregressive:
         if shape.batch > 1 or self.engine == "eager":
             self.network.favour_single_rows(shape.batch == 1)
         cache = KVCache(self.network.config, shape.batch, capacity, self.kv_dtype, self.network.device)
+        self._cache = cache
         self._prefill = prefill(self.engine, self.network, cache, shape.batch, prompt)
         self._step = decode_step(self.engine, self.network, cache, shape.batch)
         self._shape = shape
@@ -85,6 +87,10 @@ class Autoregressive:
             if watch.all_true(ended):
                 break
         return tokens
+
+    def held(self) -> Held:
+        """Weights, and the cache for P + L positions. Compiled decoding reads no layouts for single rows."""
+        return self.network.held(self._cache, layouts=self.engine == "eager")
 
     def promised_nfe(self, shape: Shape, settings: Settings) -> int | None:
         """One forward a token: the prefill gives the first."""

@@ -20,7 +20,7 @@ from .. import InputError
 from .block_forwards import BlockForwards, Blocks
 from .costs import Cost
 from .draws import Draws
-from .generator import Observer, Request, Settings, Shape, Side
+from .generator import Held, Observer, Request, Settings, Shape, Side
 from .network import Network
 
 # Denoises the block at a position: yields after every step that may have committed something.
@@ -172,6 +172,10 @@ class BlockDiffusion(ABC):
     def _all_ended(self, tokens: Tensor) -> bool:
         """Whether every row [B, n] holds an EOS. The one host synchronisation of a block, only under `natural`."""
         return self.eos_id is not None and bool((tokens == self.eos_id).any(dim=1).all())
+
+    def held(self) -> Held:
+        """Weights, and the cache of whole blocks up to the last one's end."""
+        return self.network.held(self._forwards.cache if self._prepared else None)
 
     def forward_cost(self, network: str, rows: int, q_len: int, kv_len: int, logit_rows: int, mask: str) -> Cost:
         """Analytic work of one announced forward."""

@@ -72,21 +72,21 @@ class BlockForwards:
             )
         self._network = network
         self._blocks = blocks
-        self._cache: KVCache | None = None
+        self.cache: KVCache | None = None
         self._before: Tensor | None = None
         network.rotary(blocks.end)
         with torch.inference_mode():
             self._condition = network.conditioning(None)
         self._step: Callable[[Tensor, int, int, Tensor | None], Tensor]
         if cached:
-            self._cache = KVCache(network.config, rows, blocks.end, kv_dtype, network.device)
-            self._step = block_step(engine, network, self._cache, rows, blocks.starts, blocks.size)
+            self.cache = KVCache(network.config, rows, blocks.end, kv_dtype, network.device)
+            self._step = block_step(engine, network, self.cache, rows, blocks.starts, blocks.size)
 
     def prefill(self, canvas: Tensor, observer: Observer) -> None:
         """Store the keys and values of the prompt's whole blocks, if it has any, in one forward."""
         first = self._blocks.starts.start
         self._before = None
-        if self._cache is None or first == 0:
+        if self.cache is None or first == 0:
             return
         size = self._blocks.size
         with observer.forward("target", "prefill", canvas.shape[0], first, first, 0, block_causal(size)):
@@ -94,7 +94,7 @@ class BlockForwards:
                 canvas[:, :first],
                 mask="block_causal",
                 block_length=size,
-                cache=self._cache,
+                cache=self.cache,
                 condition=self._condition,
             )
         self._keep(hidden)
@@ -102,7 +102,7 @@ class BlockForwards:
     def denoise(self, canvas: Tensor, start: int, where: Tensor, observer: Observer) -> Tensor:
         """Logits [n, V] at the places `where` [n] (row * size + column) of the block at `start`."""
         rows, end = canvas.shape[0], start + self._blocks.size
-        if self._cache is None:
+        if self.cache is None:
             mask, length = block_causal(self._blocks.size), end
         else:
             mask, length = "bidirectional", self._blocks.size
@@ -112,7 +112,7 @@ class BlockForwards:
 
     def store(self, canvas: Tensor, start: int, observer: Observer) -> None:
         """Leave the finished block's keys and values in the cache: a forward without logits."""
-        if self._cache is None:
+        if self.cache is None:
             return
         end = start + self._blocks.size
         with observer.forward("target", "cache_refresh", canvas.shape[0], self._blocks.size, end, 0, "bidirectional"):
@@ -121,7 +121,7 @@ class BlockForwards:
 
     def _hidden(self, canvas: Tensor, start: int, end: int) -> Tensor:
         """Hidden states [B, size, d] of the block; without a cache one position more in front, if there is one."""
-        if self._cache is not None:
+        if self.cache is not None:
             return self._step(canvas[:, start:end], start, end, self._condition)
         hidden = self._network.trunk(
             canvas[:, :end], mask="block_causal", block_length=self._blocks.size, condition=self._condition

@@ -28,6 +28,11 @@ class KVCache:
         self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.num_hidden_layers)]
         self.capacity = capacity
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All keys, then all values."""
+        return (*self.keys, *self.values)
+
     def append(
         self, layer: int, start: int, key: Tensor, value: Tensor, live: int | None = None
     ) -> tuple[Tensor, Tensor]:

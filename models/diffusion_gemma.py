@@ -25,9 +25,10 @@ from torch.nn import functional as F
 
 from .. import InputError
 from .costs import Cost
+from .footprint import kv_cache_bytes
 from .gemma_config import DIFFUSION, UNCONDITIONED, GemmaConfig
 from .gemma_hf import gemma_from_hf, gemma_to_hf
-from .generator import Observer, Request, Settings, Shape, Side
+from .generator import Held, Observer, Request, Settings, Shape, Side
 from .hf_config import first_token, read_json
 from .hf_files import pretrained, resolve
 from .hf_generate import replaced, seeded
@@ -144,6 +145,16 @@ class DiffusionGemma:
         tokens = tokens[:, prompt.shape[1] : prompt.shape[1] + length]
         short = length - tokens.shape[1]
         return F.pad(tokens, (0, short), value=self.eos_id or 0) if short else tokens
+
+    def held(self) -> Held:
+        """Weights; transformers' cache holds the prompt and every canvas but the last, and goes with its generation."""
+        dtype, grown = str(self.model.dtype).removeprefix("torch."), 0
+        if self._shape is not None:
+            canvas, prompt = self.config.canvas_length, max(self._shape.prompt_length, 1)
+            encoded = prompt + (math.ceil(self._shape.length / canvas) - 1) * canvas
+            grown = kv_cache_bytes(self.config, self._shape.batch, encoded, dtype)
+        weights = (*self.model.parameters(), *self.model.buffers())
+        return Held(weights, (), self.config.vocab_size * self.model.dtype.itemsize, grown)
 
     def forward_cost(self, network: str, rows: int, q_len: int, kv_len: int, logit_rows: int, mask: str) -> Cost:
         """Analytic work of one announced forward (see `GemmaConfig.forward_cost`)."""

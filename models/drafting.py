@@ -46,6 +46,7 @@ class Drafter:
         self._shift = int(getattr(config, "shifted_logits", False))
         self._block = config.block_size
         self._mask = "bidirectional" if self._block is None else block_causal(self._block)
+        self.cache: KVCache | None = None
         self._whole: Callable[..., Tensor]
         self._opening: Callable[..., Tensor]
         self._window: RaggedBlock
@@ -69,7 +70,7 @@ class Drafter:
                 valid = torch.ones_like(ids, dtype=torch.bool)
                 self._whole = built(self.engine, lambda ids, valid: self._trunk(ids, valid), ids, valid)
             return
-        cache = KVCache(network.config, rows, capacity, self.kv_dtype, network.device)
+        self.cache = cache = KVCache(network.config, rows, capacity, self.kv_dtype, network.device)
         # Compiling does not speed up a prefill on a CPU.
         engine = "eager" if self.engine == "compile" and not ids.is_cuda else self.engine
         self._opening = built(engine, lambda ids: self._trunk(ids, None, cache), ids[:, : opening + block])

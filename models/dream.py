@@ -30,7 +30,7 @@ from .dream_canvas import Forward, started
 from .dream_courses import by_counts, by_lot, by_recount, by_replay, by_threshold
 from .dream_plan import EPSILON, cached, canvas_counts, paid
 from .fast_forwards import FastForwards
-from .generator import Observer, Request, Settings, Shape, Side
+from .generator import Held, Observer, Request, Settings, Shape, Side
 from .masked_diffusion import mask_of
 from .network import Network, Padding
 from .noise import time_grid
@@ -124,6 +124,10 @@ class Dream:
             return self.network.trunk(ids, mask="bidirectional", padding=padding, condition=condition)
 
         return Forward(run, "denoise", 0, width)
+
+    def held(self) -> Held:
+        """Weights, and with a cache what `DreamBlocks` holds."""
+        return self._blocks.held()
 
     def forward_cost(self, network: str, rows: int, q_len: int, kv_len: int, logit_rows: int, mask: str) -> Cost:
         """Analytic work of one announced forward."""

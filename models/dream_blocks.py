@@ -29,7 +29,7 @@ from .dream_canvas import Denoising, Forward, started
 from .dream_courses import by_counts, by_recount, by_replay, by_threshold
 from .dream_plan import Counts, block_counts, blocks, paid
 from .fast_forwards import CacheKind, FastForwards
-from .generator import Observer, Request, Settings, Shape, Side, Silent
+from .generator import Held, Observer, Request, Settings, Shape, Side, Silent
 from .masked_diffusion import mask_of
 from .network import Network
 
@@ -113,6 +113,10 @@ class DreamBlocks:
     def _all_ended(self, tokens: Tensor) -> bool:
         """Whether every row [B, n] holds an EOS. The host waits, once a block and only under `natural`."""
         return self.eos_id is not None and bool((tokens == self.eos_id).any(dim=1).all())
+
+    def held(self) -> Held:
+        """Weights, and the keys and values of P + L positions."""
+        return self.network.held(self._forwards.store if self._prepared else None)
 
     def forward_cost(self, network: str, rows: int, q_len: int, kv_len: int, logit_rows: int, mask: str) -> Cost:
         """Analytic work of one announced forward."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import InputError
+from .buckets import decode_buckets
 from .cache import KVCache
 from .network import Network
 
@@ -24,8 +25,6 @@ DecodeStep = Callable[[Tensor, int], Tensor]  # ids [B, 1], position -> logits [
 Denoiser = Callable[..., Tensor]  # ids [B, S], and the network's conditioning if it has one -> hidden [B, S, d]
 # ids [B, q], first position, slots that they see, conditioning or None -> hidden states [B, q, d]
 BlockStep = Callable[[Tensor, int, int, "Tensor | None"], Tensor]
-
-_BUCKET = 256
 
 
 def check_engine(engine: str, device: str) -> None:
@@ -103,17 +102,9 @@ def decode_step(engine: str, network: Network, cache: KVCache, rows: int) -> Dec
 
 
 def _static_steps(engine: str, network: Network, cache: KVCache, rows: int) -> DecodeStep:
-    """A decode step whose shapes do not depend on the position: one compiled or captured function a bucket.
-
-    Buckets double from 256 live slots to the whole cache: at most half of the keys read are dead, and few graphs are
-    made.
-    """
+    """A decode step whose shapes do not depend on the position: one compiled or captured function a bucket."""
     ids = network.embedding.new_zeros((rows, 1), dtype=torch.int64)
-    bounds = [cache.capacity]
-    while bounds[-1] > _BUCKET:
-        bounds.append(max(_BUCKET, -(-bounds[-1] // 2)))
-    steps = [(live, _static_step(engine, network, cache, live, ids)) for live in bounds]
-    steps.reverse()
+    steps = [(live, _static_step(engine, network, cache, live, ids)) for live in decode_buckets(cache.capacity)]
     positions = list(torch.arange(cache.capacity, device=ids.device).view(-1, 1))
 
     def run(ids: Tensor, position: int) -> Tensor:

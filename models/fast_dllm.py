@@ -30,7 +30,7 @@ from .cache_audit import CacheAudit, exact_logits
 from .costs import Cost
 from .fast_forwards import CacheKind, FastForwards
 from .fast_steps import fast_plan, rule_of, scheduled_steps, until_done
-from .generator import Observer, Phase, Request, Settings, Shape, Side, Silent
+from .generator import Held, Observer, Phase, Request, Settings, Shape, Side, Silent
 from .masked_diffusion import check_request, mask_of
 from .network import Network
 from .predict import check_draw, drawing
@@ -119,6 +119,7 @@ class FastDLLM:
                 if part and audit is not None:
                     audit(canvas.ids, wanted_now.columns, logits, wanted_now.open)
                 canvas.commit(wanted_now, logits, counts, rule, fed)
+                del hidden, logits  # or the next forward would run beside them, the largest tensors of all
             if settings.length_policy == "natural" and canvas.ended(self.eos_id):
                 break
         return canvas.ids[:, canvas.start :]
@@ -143,6 +144,10 @@ class FastDLLM:
             raise InputError("threshold and factor need confidences; choose remasking low_confidence")
         fast_plan(shape, settings)
         return shape, cache, settings.block_length or shape.length
+
+    def held(self) -> Held:
+        """Weights, and with a cache the keys and values of P + L positions."""
+        return self.network.held(self._forwards.store if self._prepared else None)
 
     def forward_cost(self, network: str, rows: int, q_len: int, kv_len: int, logit_rows: int, mask: str) -> Cost:
         """Analytic work of one announced forward."""

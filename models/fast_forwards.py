@@ -27,10 +27,11 @@ class FastForwards:
         with torch.inference_mode():
             self._condition = network.conditioning(None)
         self._parts: dict[int, BlockStep] = {}
+        self.store: KVCache | None = None
         if cache == "none":
             self._exact = denoiser(engine, network, shape.batch, self.positions)
             return
-        store = KVCache(network.config, shape.batch, self.positions, kv_dtype, network.device)
+        self.store = store = KVCache(network.config, shape.batch, self.positions, kv_dtype, network.device)
         self._refresh = block_step(engine, network, store, shape.batch, [0], self.positions)
         starts = range(shape.prompt_length, self.positions, block_length)
         if cache == "dual":

@@ -201,6 +201,12 @@ class GemmaConfig(BaseModel):
         sliding, full = self._kv_sizes
         return (self.sliding_layers * sliding + self.full_layers * full) * DTYPE_BYTES[dtype]
 
+    def kv_bytes(self, positions: int, dtype: str) -> int:
+        """Bytes that the keys and values of a sequence of `positions` take: a sliding layer keeps its window."""
+        sliding, full = self._kv_sizes
+        kept = min(positions, self.sliding_window)
+        return (self.sliding_layers * sliding * kept + self.full_layers * full * positions) * DTYPE_BYTES[dtype]
+
     @property
     def _kv_sizes(self) -> tuple[int, int]:
         """Numbers that a token's keys and values are, in a sliding and in a full layer."""

@@ -224,6 +224,31 @@ class Audited(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What a prepared generator holds in memory from one generation to the next; tensors may share their memory.
+
+    - `weights`: parameters and buffers of its networks, and every layout that it keeps of them.
+    - `kv`: its caches of keys and values, as allocated; `grown_b`: bytes that a cache comes to which grows in each
+      generation and goes with it.
+    - `logits_b`: bytes of the vocabulary logits of one position.
+    """
+
+    weights: tuple[Tensor, ...]
+    kv: tuple[Tensor, ...]
+    logits_b: int
+    grown_b: int = 0
+
+
+@runtime_checkable
+class Holding(Protocol):
+    """A generator that says what it holds; without it, its memory is known as a whole only."""
+
+    def held(self) -> Held | None:
+        """What is held since `prepare`; None where the generator cannot tell."""
+        ...
+
+
 @runtime_checkable
 class Costed(Protocol):
     """A generator whose forwards have a known analytic cost; without it, FLOP and byte metrics are null."""

@@ -27,9 +27,10 @@ from .backbone import Backbone
 from .config import BackboneConfig
 from .costs import Cost
 from .costs import forward_cost as analytic_cost
+from .footprint import kv_cache_bytes
 from .gemma_config import GemmaConfig
 from .gemma_hf import gemma_from_hf
-from .generator import Observer, Phase, Request, Settings, Shape, Side
+from .generator import Held, Observer, Phase, Request, Settings, Shape, Side
 from .hf_config import first_token, from_hf, to_hf
 from .hf_files import pretrained, resolve
 from .layouts import pieces
@@ -161,6 +162,22 @@ class HFGenerate:
         tokens = self._run(prompt, request.length, request.settings, request.seed, observer, eos_id=eos_id)
         short = request.length - tokens.shape[1]
         return F.pad(tokens, (0, short), value=eos_id or 0) if short else tokens
+
+    def held(self) -> Held | None:
+        """Weights and the static cache. A dynamic one is sized from the shape: it goes with the generation that grew
+        it. None where it is of an unknown model."""
+        shape, config = self._shape, self.model.config.get_text_config()
+        grown = 0
+        if self.cache == "dynamic" and shape is not None:
+            if self.config is None:
+                return None
+            # The last token is never written.
+            positions = max(shape.prompt_length, 1) + shape.length - 1
+            grown = kv_cache_bytes(self.config, shape.batch, positions, str(self.model.dtype).removeprefix("torch."))
+        layers: Any = () if self._static is None else self._static.layers
+        kv = tuple(t for layer in layers if layer.is_initialized for t in (layer.keys, layer.values))
+        weights = (*self.model.parameters(), *self.model.buffers())
+        return Held(weights, kv, config.vocab_size * self.model.dtype.itemsize, grown)
 
     @torch.inference_mode()
     def _run(

@@ -26,7 +26,7 @@ class Linear(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.empty(size_out, size_in))
         self.bias = nn.Parameter(torch.empty(size_out)) if bias else None
-        self._transposed: Tensor | None = None
+        self.transposed: Tensor | None = None
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
@@ -39,9 +39,9 @@ class Linear(nn.Module):
             if self.bias is not None:
                 product = product + self.bias
             return product.to(x.dtype).view(*x.shape[:-1], -1)
-        if self._transposed is None:
+        if self.transposed is None:
             return F.linear(x, self.weight, self.bias)
-        return x @ self._transposed if self.bias is None else x @ self._transposed + self.bias
+        return x @ self.transposed if self.bias is None else x @ self.transposed + self.bias
 
     def _many_rows(self, x: Tensor) -> Tensor:
         """On a CPU: a wide product in slices of outputs, each written into its part of the result.
@@ -66,6 +66,6 @@ class Linear(nn.Module):
         """Keep (or drop) a transposed copy for single rows where it is read faster: fp32 on a CPU, a wide weight."""
         size_out, size_in = self.weight.shape
         if not wanted:
-            self._transposed = None
-        elif self._transposed is None and self.weight.dtype == torch.float32 and not self.weight.is_cuda:
-            self._transposed = self.weight.t().contiguous() if size_out > size_in else None
+            self.transposed = None
+        elif self.transposed is None and self.weight.dtype == torch.float32 and not self.weight.is_cuda:
+            self.transposed = self.weight.t().contiguous() if size_out > size_in else None

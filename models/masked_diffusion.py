@@ -22,7 +22,7 @@ from .candidates import planned_steps
 from .commit_plan import commit_plan
 from .costs import Cost
 from .engines import Denoiser, denoiser
-from .generator import Observer, Request, Settings, Shape, Side
+from .generator import Held, Observer, Request, Settings, Shape, Side
 from .guidance import guided, with_unconditional
 from .network import Network
 from .predict import check_draw, drawing
@@ -94,6 +94,7 @@ class MaskedDiffusion:
                 if settings.cfg_scale:
                     logits = guided(logits, settings.cfg_scale)
                 canvas.commit(wanted, logits, counts, rule)
+                del logits  # or the next forward would run beside them, the largest tensor of all
             if settings.length_policy == "natural" and canvas.ended(self.eos_id):
                 break
         return canvas.ids[:, canvas.start :]
@@ -103,6 +104,10 @@ class MaskedDiffusion:
         settings.refuse("LLaDA", *_KNOWN)
         check_draw(settings)
         commit_plan(shape, settings)
+
+    def held(self) -> Held:
+        """The weights: there is no cache."""
+        return self.network.held()
 
     def forward_cost(self, network: str, rows: int, q_len: int, kv_len: int, logit_rows: int, mask: str) -> Cost:
         """Analytic work of one announced forward."""

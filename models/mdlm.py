@@ -22,7 +22,7 @@ from .costs import Cost
 from .dit_config import DiTConfig
 from .draws import ExactDraws
 from .engines import Denoiser, denoiser
-from .generator import Observer, Request, Settings, Shape, Side
+from .generator import Held, Observer, Request, Settings, Shape, Side
 from .mdlm_loops import planned, whole
 from .mdlm_moves import EPSILON, Moves, check_sampler, moves
 from .network import Network
@@ -143,6 +143,10 @@ class MDLM:
     def _all_ended(self, tokens: Tensor) -> bool:
         """Whether every row [B, n] holds an EOS. A host synchronisation a window, only under `natural`."""
         return self.eos_id is not None and bool((tokens == self.eos_id).any(dim=1).all())
+
+    def held(self) -> Held:
+        """The weights: there is no cache."""
+        return self.network.held()
 
     def forward_cost(self, network: str, rows: int, q_len: int, kv_len: int, logit_rows: int, mask: str) -> Cost:
         """Analytic work of one announced forward."""

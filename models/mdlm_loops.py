@@ -39,6 +39,7 @@ def planned(
         logits = canvas.logits(where, conditions[run.step])
         if run.count:
             canvas.put(where, choose(logits, settings, random, suppress=mask_id)[0], run.leaving)
+        del logits  # or the next forward would run beside them
     where = order[rows * width - counts[steps] :]
     logits = canvas.logits(where, conditions[steps])
     if counts[steps]:

@@ -19,6 +19,7 @@ from .cache import KVCache
 from .config import Attention, BackboneConfig
 from .costs import Cost, forward_cost
 from .dit_config import DiTConfig
+from .generator import Held
 from .linear import Linear
 
 # (layer, q [B, H, q, D], k, v [B, Hkv, q, D]) -> [B, H, q, D]
@@ -124,6 +125,14 @@ class Network(nn.Module):
         for module in self.modules():
             if isinstance(module, Linear):
                 module.favour_single_rows(wanted)
+
+    def held(self, *caches: KVCache | None, layouts: bool = True) -> Held:
+        """What a generator on this network holds beside these caches; `layouts`: it reads those of single rows."""
+        weights: list[Tensor] = [*self.parameters(), *self.buffers()]
+        if layouts:
+            weights += [m.transposed for m in self.modules() if isinstance(m, Linear) and m.transposed is not None]
+        kv = tuple(tensor for cache in caches if cache is not None for tensor in cache.tensors)
+        return Held(tuple(weights), kv, self.config.vocab_size * self.embedding.element_size())
 
     def trunk(
         self,

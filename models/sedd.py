@@ -21,7 +21,7 @@ from .costs import Cost
 from .dit_config import DiTConfig
 from .draws import Draws
 from .engines import Denoiser, denoiser
-from .generator import Observer, Request, Settings, Shape, Side
+from .generator import Held, Observer, Request, Settings, Shape, Side
 from .graphs import graph
 from .network import Network
 from .noise import NoiseSchedule, time_grid
@@ -154,6 +154,10 @@ class SEDD:
             raise InputError(
                 f"block length {settings.block_length}: SEDD denoises L={length} whole; leave block_length out"
             )
+
+    def held(self) -> Held:
+        """The weights: there is no cache."""
+        return self.network.held()
 
     def forward_cost(self, network: str, rows: int, q_len: int, kv_len: int, logit_rows: int, mask: str) -> Cost:
         """Analytic work of one announced forward."""

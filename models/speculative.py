@@ -36,7 +36,7 @@ from .draft_plan import DraftPlan
 from .drafting import Drafter
 from .draws import Draws
 from .engines import Prefill, prefill
-from .generator import Observer, Request, Settings, Shape, Side
+from .generator import Held, Observer, Request, Settings, Shape, Side
 from .network import Network
 from .ragged import RaggedBlock, ragged_block
 from .rejection import accepted_drafts, agreeing_drafts, distribution, residual
@@ -69,6 +69,7 @@ class Speculative:
         self.eos_id = target.config.eos_token_id
         self.drafter = Drafter(drafter, engine=engine, kv_dtype=kv_dtype)
         self._prepared: tuple[Shape, int, int, bool] | None = None
+        self._cache: KVCache | None = None
         self._prefill: Prefill
         self._verify: RaggedBlock
 
@@ -82,7 +83,7 @@ class Speculative:
         # A row that is complete still runs beside the others, and drafts k past its end.
         capacity = prompt + shape.length + k + 1
         self.target.rotary(capacity)
-        cache = KVCache(self.target.config, shape.batch, capacity, self.kv_dtype, self.target.device)
+        self._cache = cache = KVCache(self.target.config, shape.batch, capacity, self.kv_dtype, self.target.device)
         self._prefill = prefill(self.engine, self.target, cache, shape.batch, prompt)
         self._verify = ragged_block(self.engine, self.target, cache, shape.batch, k + 1, ends=k + 1)
         self.drafter.prepare(shape.batch, prompt + 1, capacity, k, plan.steps, plan.cached)
@@ -146,6 +147,11 @@ class Speculative:
         if shape.length == 1:
             return 1
         return None if plan.replayed is None else 1 + len(plan.replayed[0])
+
+    def held(self) -> Held:
+        """Target and drafter, which may be one network, and the caches of both."""
+        target, drafter = self.target.held(self._cache), self.drafter.network.held(self.drafter.cache)
+        return Held(target.weights + drafter.weights, target.kv + drafter.kv, target.logits_b)
 
     def forward_cost(self, network: str, rows: int, q_len: int, kv_len: int, logit_rows: int, mask: str) -> Cost:
         """Analytic work of one announced forward, of the target or the draft."""

@@ -176,8 +176,13 @@ class MemorySplit(Stored):
     rest_b: float
 
     @property
+    def own_b(self) -> float:
+        """All but the rest: what the cell itself takes."""
+        return self.weights_b + self.kv_b + self.logits_b + self.activations_b
+
+    @property
     def total_b(self) -> float:
-        return self.weights_b + self.kv_b + self.logits_b + self.activations_b + self.rest_b
+        return self.own_b + self.rest_b
 
 
 class Hardware(Stored):

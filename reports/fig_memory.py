@@ -18,9 +18,10 @@ from .study import Point, Study, left_out, steps_label
 
 NAME, TITLE = "memory", "Where the memory goes, predicted and measured"
 MAX_PANELS = 6
-PARTS = {"weights": "matmul", "KV": "attention", "logits": "sampler", "activations": "normalisation", "rest": "other"}
-_FIELDS = dict(zip(PARTS, ("weights_b", "kv_b", "logits_b", "activations_b", "rest_b"), strict=True))
-_MARGINS = (70, 60, 62, 30)
+PARTS = {"weights": "matmul", "KV": "attention", "logits": "sampler", "activations": "normalisation"}
+_FIELDS = dict(zip(PARTS, ("weights_b", "kv_b", "logits_b", "activations_b"), strict=True))
+_LEFT, _BOTTOM, _TOP = 70, 60, 30
+_RIGHT, _RIGHT_WITH_REST = 62, 136  # room for the numbers beside the bars
 _ROWS = 3.2  # a cell's name, its two bars, and the space to the next
 
 
@@ -33,22 +34,24 @@ def memory_figure(study: Study, folder: Path) -> Figure:
     shown = found[:MAX_PANELS]
     most = max(len(panel.points) for panel in shown)
     sheet = Sheet(len(shown), 2, height=round(92 + 19 * _ROWS * most))
-    for index, panel in enumerate(shown):
-        _draw(sheet.axes(index, _MARGINS), study, panel, most)
     points = [(panel, point) for panel in shown for point in panel.points]
+    with_rest = any(split.rest_b for _, point in points for split in _splits(hardware_of(study, point)).values())
+    for index, panel in enumerate(shown):
+        margins = (_LEFT, _BOTTOM, _RIGHT_WITH_REST if with_rest else _RIGHT, _TOP)
+        _draw(sheet.axes(index, margins), study, panel, most)
     return Figure(
         NAME,
         TITLE,
         sentence=_sentence(study, [point for _, point in points]),
         caption=(
-            "The peak of a cell by what it is for: weights, caches of keys and values, the largest logits, activations "
-            "(measured: what is left of the peak), and the rest, which is there before a model is. Predicted: from "
-            "shapes alone, before anything was loaded. "
+            "The peak of a cell by what it is for: weights, caches of keys and values, the largest logits, and "
+            "activations (measured: what is left of the peak of one replay). The rest, a number without a bar, is "
+            "there before a generation and no model's: interpreter, libraries, compiled code. Predicted: from shapes. "
             f"{left_out(len(shown), len(found))}{study.provenance([point for _, point in points], None)}"
         ),
         svg=sheet.save(folder / f"{NAME}.png"),
         alt="; ".join(
-            f"{panel.where}, {steps_label(point)}, {name}: {format_number(split.total_b, 'B')} ("
+            f"{panel.where}, {steps_label(point)}, {name}: {_written(split)} ("
             + ", ".join(f"{part} {format_number(getattr(split, field), 'B')}" for part, field in _FIELDS.items())
             + ")"
             for panel, point in points
@@ -62,12 +65,12 @@ def _splits(hardware: Hardware | None) -> dict[str, MemorySplit]:
     if hardware is None:
         return {}
     both = {"predicted": hardware.memory_predicted, "measured": hardware.memory}
-    return {name: split for name, split in both.items() if split is not None and split.total_b > 0}
+    return {name: split for name, split in both.items() if split is not None and split.own_b > 0}
 
 
 def _draw(axes: Axes, study: Study, panel: Chosen, most: int) -> None:
     splits = [(point, _splits(hardware_of(study, point))) for point in panel.points]
-    widest = max(split.total_b for _, both in splits for split in both.values())
+    widest = max(split.own_b for _, both in splits for split in both.values())
     ticks: list[tuple[float, str]] = []
     for index, (point, both) in enumerate(splits):
         top = index * _ROWS
@@ -80,8 +83,8 @@ def _draw(axes: Axes, study: Study, panel: Chosen, most: int) -> None:
                 # A part that is a difference of two measurements may come out below zero: nothing to draw.
                 parts = [(max(0.0, getattr(split, field)), PARTS[part], "") for part, field in _FIELDS.items()]
                 stack(axes, top + line, parts, 0.8, math.inf)
-                total = format_number(split.total_b, "B")
-                axes.text(sum(part[0] for part in parts) + 0.02 * widest, top + line, total, va="center", fontsize=9)
+                end = sum(part[0] for part in parts) + 0.02 * widest
+                axes.text(end, top + line, _written(split), va="center", fontsize=9)
             else:
                 axes.text(0, top + line, "n/a", va="center", fontsize=9, color=LIGHT["muted"])
     axes.set_xlim(0, widest * 1.02)
@@ -95,6 +98,12 @@ def _draw(axes: Axes, study: Study, panel: Chosen, most: int) -> None:
     key(axes, [(role, part) for part, role in PARTS.items()], left=58, below=38)
 
 
+def _written(split: MemorySplit) -> str:
+    """`894 MB + 323 MB rest`."""
+    own = format_number(split.own_b, "B")
+    return f"{own} + {format_number(split.rest_b, 'B')} rest" if split.rest_b else own
+
+
 def _tick(x: float) -> str:
     number, _, unit = format_number(x, "B").partition(" ")
     return f"{float(number.replace(',', '')):g} {unit}" if x else "0"
@@ -105,14 +114,14 @@ def _sentence(study: Study, points: list[Point]) -> str:
     splits = [(point, _splits(hardware_of(study, point))) for point in points]
     named = [(point, name, split) for point, both in splits for name, split in both.items()]
     measured = [entry for entry in named if entry[1] == "measured"] or named
-    point, name, split = max(measured, key=lambda entry: entry[2].total_b)
+    point, name, split = max(measured, key=lambda entry: entry[2].own_b)
     part = max(_FIELDS, key=lambda p: getattr(split, _FIELDS[p]))
-    share = getattr(split, _FIELDS[part]) / split.total_b
+    share = getattr(split, _FIELDS[part]) / split.own_b
     text = (
-        f"The largest peak shown, {format_number(split.total_b, 'B')} ({name}; {named_point(point)}, batch "
-        f"{point.batch}), is {share * 100:.0f} % {part}"
+        f"The largest peak shown, {_written(split)} ({name}; {named_point(point)}, batch {point.batch}), is "
+        f"{share * 100:.0f} % {part}{' without the rest' if split.rest_b else ''}"
     )
-    off = [both["measured"].total_b / both["predicted"].total_b - 1 for _, both in splits if len(both) == 2]
+    off = [both["measured"].own_b / both["predicted"].own_b - 1 for _, both in splits if len(both) == 2]
     if not off:
         return f"{text}."
-    return f"{text}; measured totals are {min(off) * 100:+.0f} to {max(off) * 100:+.0f} % off their predictions."
+    return f"{text}; measured is {min(off) * 100:+.0f} to {max(off) * 100:+.0f} % off the predictions."

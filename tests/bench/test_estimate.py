@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from dlmbench.bench.estimate import Fit, config_of, keeps_keys, latency_above, memory_b, rough_latency_s
+from dlmbench.bench.estimate import Fit, config_of, latency_above, memory_b, rough_latency_s
 from dlmbench.models.costs import forward_cost
 from dlmbench.models.names import BUILT_IN
-from dlmbench.models.pairs import Pair, load_pair
-from dlmbench.profiles.record import Cell, Decode
+from dlmbench.models.pairs import load_pair
+from dlmbench.profiles.record import Cell
 
 PEAK = (1e12, 1e11)  # FLOP/s, B/s
 # Far more arithmetic than reading: the floor is the bytes' time; and the other way round.
@@ -27,54 +27,6 @@ def cell(generator: str, pair: str = "small", **fields: Any) -> Cell:
 SMALL, MDLM = load_pair("small"), load_pair("mdlm-small")
 
 
-def more(pair: Pair, generator: str, first: dict[str, Any], second: dict[str, Any], device: str = "cpu") -> int:
-    """By how many bytes the second cell needs more."""
-    return memory_b(cell(generator, pair.name, **second), pair, device) - memory_b(
-        cell(generator, pair.name, **first), pair, device
-    )
-
-
-@pytest.mark.parametrize(
-    ("generator", "cache", "expected"),
-    [
-        ("ar", None, True),
-        ("masked-diffusion", None, False),
-        ("fast-dllm", None, False),
-        ("fast-dllm", "dual", True),
-        ("dream", "prefix", True),
-        ("mdlm", None, False),
-        ("bd3lm", None, True),
-        ("bd3lm", "none", False),
-        ("sdar", None, True),
-        ("speculative", None, True),
-        ("diffusion-gemma", None, True),
-        ("hf", None, True),
-    ],
-)
-def test_who_keeps_keys_and_values(generator: str, cache: Any, expected: bool) -> None:
-    assert keeps_keys(cell(generator, cache=cache)) is expected
-
-
-def test_a_generator_of_ones_own_is_taken_to_keep_them() -> None:
-    base = cell("masked-diffusion").model_dump()
-    assert keeps_keys(Cell.model_validate(base | {"generator": "mine.py:make"}))
-
-
-def test_a_cache_costs_its_tokens() -> None:
-    # `small`: 4 layers x 2 x 3 heads x 32 x 4 B, for 96 positions in each row.
-    assert more(SMALL, "fast-dllm", {}, {"cache": "dual"}) == 96 * 4 * 2 * 3 * 32 * 4
-    assert more(SMALL, "fast-dllm", {}, {"cache": "dual", "kv_dtype": "bfloat16"}) == 96 * 4 * 2 * 3 * 32 * 2
-
-
-def test_guidance_doubles_the_rows() -> None:
-    guided, double = cell("masked-diffusion", decode=Decode(cfg_scale=1.0)), cell("masked-diffusion", batch=2)
-    assert (
-        memory_b(guided, SMALL, "cpu")
-        == memory_b(double, SMALL, "cpu")
-        > memory_b(cell("masked-diffusion"), SMALL, "cpu")
-    )
-
-
 def test_each_side_has_its_own_weights() -> None:
     """MDLM's AR baseline lacks adaLN: 7.4M parameters of 4 B."""
     assert config_of(cell("ar"), MDLM) == MDLM.ar.backbone
@@ -83,25 +35,6 @@ def test_each_side_has_its_own_weights() -> None:
     swapped = MDLM.model_copy(update={"diffusion": MDLM.diffusion.model_copy(update={"backbone": MDLM.ar.backbone})})
     of = cell("mdlm", "mdlm-small")
     assert memory_b(of, MDLM, "cpu") - memory_b(of, swapped, "cpu") == 4 * difference
-
-
-def test_a_hybrid_holds_two_networks_unless_they_are_one() -> None:
-    """Drafter and verifier; a pair of one shape on random weights has one set for both."""
-    of = cell("speculative", "mdlm-small")
-    alone = cell("mdlm", "mdlm-small", cache=None)
-    assert memory_b(of, MDLM, "cpu") - memory_b(alone, MDLM, "cpu") > MDLM.ar.backbone.weight_bytes("float32")
-    small = memory_b(cell("speculative"), SMALL, "cpu") - memory_b(cell("fast-dllm", cache="dual"), SMALL, "cpu")
-    assert small < SMALL.ar.backbone.weight_bytes("float32")
-
-
-def test_a_hybrid_on_two_checkpoints_of_one_shape_holds_both() -> None:
-    """Qwen2.5 and Dream: the same 7.6B twice, 15 GB apart."""
-    one = load_pair("8b")
-    two = one.model_copy(update={"ar": one.ar.model_copy(update={"weights": "/a"})})
-    two = two.model_copy(update={"diffusion": two.diffusion.model_copy(update={"weights": "/b"})})
-    of = cell("speculative", "8b", dtype="bfloat16")
-    extra = memory_b(of, two, "cuda") - memory_b(of, one, "cuda")
-    assert extra == pytest.approx(one.ar.backbone.weight_bytes("bfloat16"), rel=0.01)
 
 
 @pytest.mark.parametrize("name", ["mdlm-small", "sedd-small", "bd3lm-small", "dream-7b", "sdar-4b", "llada-8b",

@@ -325,7 +325,27 @@ def test_memory_sets_the_measured_peak_beside_the_predicted(figures: tuple[dict[
     assert "L = 64, batch 1, AR, predicted: 72.8 MB (weights 44.0 MB, KV 786 kB, logits 8.00 MB" in alt
     assert "L = 64, batch 1, AR, measured: 76.8 MB" in alt
     # Batch 8: 218.3 MB predicted, 32 MB more measured, +14.7 %; batch 1: +5.5 %.
-    assert "measured totals are +5 to +15 % off their predictions" in figures[0]["memory"].sentence
+    assert "measured is +5 to +15 % off the predictions" in figures[0]["memory"].sentence
+    assert "rest" not in figures[0]["memory"].sentence  # there is none on a GPU
+
+
+def test_what_a_process_takes_without_a_model_is_told_apart(study: StoredRun, tmp_path: Path) -> None:
+    """On a CPU some hundred megabytes of libraries would dwarf a small model: a number, and no bar."""
+
+    def on_a_cpu(trial: Trial) -> Trial:
+        found = trial.hardware
+        if found is None or found.memory is None or found.memory_predicted is None:
+            return trial
+        more = {
+            name: getattr(found, name).model_copy(update={"rest_b": 3e8}) for name in ("memory", "memory_predicted")
+        }
+        return trial.model_copy(update={"hardware": found.model_copy(update=more)})
+
+    full = equipped(study)
+    figure = drawn(replace(full, trials=tuple(map(on_a_cpu, full.trials))), tmp_path, "memory")["memory"]
+    assert "L = 64, batch 1, AR, predicted: 72.8 MB + 300 MB rest (weights 44.0 MB" in figure.alt
+    assert "MB + 300 MB rest" in figure.sentence
+    assert "measured is +5 to +15 % off the predictions" in figure.sentence
 
 
 def test_a_measured_part_below_zero_is_not_drawn_backwards(study: StoredRun, tmp_path: Path) -> None:
@@ -339,7 +359,7 @@ def test_a_measured_part_below_zero_is_not_drawn_backwards(study: StoredRun, tmp
     full = equipped(study)
     figure = drawn(replace(full, trials=tuple(map(shrunk, full.trials))), tmp_path, "memory")["memory"]
     assert figure.skipped is None
-    assert "off their predictions" not in figure.sentence
+    assert "off the predictions" not in figure.sentence
     assert figure.svg.count("n/a</text>") == 6
 
 
