@@ -132,7 +132,9 @@ def test_the_machines_drift_is_taken_out_by_what_limits_a_cell(fakes: ModuleType
 
     def side(rate: Calibration) -> list[Any]:
         both = {"calibration_before": rate, "calibration_after": rate}
-        return [fakes.trial(c, [0.1] * 3, process=p, counters=work[c.key], **both) for c in (busy, hungry) for p in (0, 1)]
+        return [
+            fakes.trial(c, [0.1] * 3, process=p, counters=work[c.key], **both) for c in (busy, hungry) for p in (0, 1)
+        ]
 
     base, head = map(side, rates)
     assert drift(base, head) == {"matmul": 2.0, "read": 0.5}

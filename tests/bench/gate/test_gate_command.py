@@ -34,7 +34,9 @@ def gate(
     for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
         monkeypatch.delenv(name, raising=False)
 
-    def call(*flags: object, slower: float = 0.0, key: str = "", noise: float = 0.004, forwards: int = 0, broken: str = "") -> Any:
+    def call(
+        *flags: object, slower: float = 0.0, key: str = "", noise: float = 0.004, forwards: int = 0, broken: str = ""
+    ) -> Any:
         draw = random.Random(7)
 
         def plan(handle: Any) -> None:

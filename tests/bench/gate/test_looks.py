@@ -53,9 +53,7 @@ class Scene:
         )  # fmt: skip
 
     def run(self, **given: Any) -> Looked:
-        return look_until_decided(
-            [self.cell], POLICY, self.measure, self.decide, clock=lambda: self.now, **given
-        )
+        return look_until_decided([self.cell], POLICY, self.measure, self.decide, clock=lambda: self.now, **given)
 
 
 @pytest.mark.parametrize(
