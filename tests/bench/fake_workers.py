@@ -111,6 +111,7 @@ class Worker:
     failures: dict[tuple[str, str], list[WorkerFailedError | None]] = field(default_factory=dict)
     asked: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     dead: bool = False
+    more_forwards: int = 0
     fill_s: float | None = None
     _cells: dict[str, Cell] = field(default_factory=dict)
 
