@@ -183,10 +183,10 @@ def _sampling(cell: Cell, demand: Demand, platform: str) -> int:
 
 
 def _scored(cell: Cell) -> bool:
-    """Whether positions are ranked by how sure the network is: not where a step takes all, nor where chance decides."""
+    """Whether positions are ranked by how sure the network is: not where the one step of a canvas takes all, nor where
+    chance decides."""
     decode, kind = cell.decode, cell.generator
-    blocks = -(-cell.length // (cell.block_length or cell.length))
-    chosen = (cell.steps or cell.length) > blocks or decode.commit_schedule is not None
+    chosen = cell.block_length is not None or cell.steps != 1 or decode.commit_schedule is not None
     if kind in (SDAR, BLOCK_DIFFUSION):
         return chosen and decode.sampler != "sequential"
     if kind == DREAM:
