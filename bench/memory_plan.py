@@ -1,8 +1,9 @@
 """A cell's peak memory before anything is loaded, by what it is for: from shapes alone.
 
 The peak is the weights, the caches, and the widest moment of a generation: the widest forward, or the widest step's
-logits with what sampling holds beside them. That moment is split into the largest logits and the rest, `activations`.
-Captured graphs keep their widest moments for good, each in a pool of its own, and add up.
+logits with what sampling holds beside them; on a CPU both, since freed memory stays. That moment is split into the
+largest logits and what is left of it, `activations`. Captured graphs keep their widest moments for good, each in a pool
+of its own, and add up.
 """
 
 from __future__ import annotations
@@ -81,7 +82,7 @@ def predicted_memory(cell: Cell, shapes: Shapes, device: str) -> MemorySplit:
         weights_b=_weights(cell, shapes, platform),
         kv_b=sum(kv_cache_bytes(config, n, size, cell.kv_dtype or cell.dtype) for config, n, size in demand.caches),
         logits_b=logits,
-        activations_b=max(0, moment - logits),
+        activations_b=moment - logits,
         rest_b=_process(cell, platform),
     )
 
@@ -104,11 +105,9 @@ def _weights(cell: Cell, shapes: Shapes, platform: str) -> int:
     weights = config.weight_bytes(cell.dtype)
     if cell.generator == SPECULATIVE and not shapes.shared:
         weights += shapes.partner.weight_bytes(cell.dtype)
-    single = cell.batch == 1 and (cell.block_length or cell.length) == 1
-    if cell.generator == AR or (cell.generator in (BD3LM, SDAR, BLOCK_DIFFUSION) and single):
-        slow = platform == "cpu" and cell.dtype == "float32" and cell.engine == "eager"
-        if slow and cell.batch == 1:
-            weights += single_row_layout_bytes(config)
+    single = cell.generator == AR or (cell.generator in (BD3LM, SDAR, BLOCK_DIFFUSION) and cell.block_length == 1)
+    if single and cell.batch == 1 and (platform, cell.dtype, cell.engine) == ("cpu", "float32", "eager"):
+        weights += single_row_layout_bytes(config)
     return weights
 
 
@@ -133,14 +132,10 @@ def _widest_moment(cell: Cell, demand: Demand, logits: int, platform: str) -> in
 
 def _forward(cell: Cell, fed: Fed) -> int:
     """The widest moment of one forward, head apart."""
-    theirs = _kind(cell) in _TRANSFORMERS
-    of = transformers_forward_bytes if theirs else forward_bytes
+    of = transformers_forward_bytes if _kind(cell) in _TRANSFORMERS else forward_bytes
     wide = of(fed.config, fed.rows, fed.q_len, cell.dtype)
     if cell.attention == "math":
         wide += score_bytes(fed.config, fed.rows, fed.q_len, fed.kv_len, cell.dtype)
-    if theirs and fed.config.query_size > fed.config.kv_size and fed.config.family == "llama":
-        # Keys and values of one layer, repeated for every query head.
-        wide += 2 * fed.rows * fed.kv_len * fed.config.query_size * DTYPE_BYTES[cell.dtype]
     if cell.kv_dtype not in (None, cell.dtype):
         # Those of one layer, cast.
         wide += 2 * fed.rows * fed.kv_len * fed.config.kv_size * DTYPE_BYTES[cell.dtype]
@@ -183,10 +178,10 @@ def _sampling(cell: Cell, demand: Demand, platform: str) -> int:
 
 
 def _scored(cell: Cell) -> bool:
-    """Whether positions are ranked by how sure the network is: not where a step takes all, nor where chance decides."""
+    """Whether positions are ranked by how sure the network is: not where the one step of a canvas takes all, nor where
+    chance decides."""
     decode, kind = cell.decode, cell.generator
-    blocks = -(-cell.length // (cell.block_length or cell.length))
-    chosen = (cell.steps or cell.length) > blocks or decode.commit_schedule is not None
+    chosen = cell.block_length is not None or cell.steps != 1 or decode.commit_schedule is not None
     if kind in (SDAR, BLOCK_DIFFUSION):
         return chosen and decode.sampler != "sequential"
     if kind == DREAM:

@@ -5,8 +5,8 @@ all. Each count below follows the layer's code, in numbers of the weights' dtype
 and I are the widths of the hidden state, of all queries, of all keys (and of all values), and of the MLP. A name keeps
 its tensor until the function ends, so the MLP runs beside what attention left:
 
-- ours, Llama-like: x twice (before and after attention), the fused q, k, v, the rotated q and k, the attended values;
-  then gate and up, SiLU(gate), the MLP's output: 3 (d + Q + K + I).
+- ours, Llama-like, I being larger than Q: x twice (before and after attention), the fused q, k, v, the rotated q and k,
+  the attended values; then gate and up, SiLU(gate), the MLP's output: 3 (d + Q + K + I).
 - ours, DiT: x twice, q, k, v, the rotated q and k, the attended values (together 8 d), up and GELU(up): 16 d.
 - transformers' Llama: embeddings, the layer's input, the residual, the normed state, activated gate, up and their
   product: 4 d + 3 I.

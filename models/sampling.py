@@ -45,15 +45,16 @@ def choose(
     uniforms = None
     if settings.temperature > 0:
         uniforms = torch.rand(logits.shape[0], dtype=torch.float64, device=logits.device, generator=random)
-    parts = []
+    # Made beforehand: results that came to lie among the temporaries would keep their memory from the next chunk's.
+    ids = torch.empty(logits.shape[0], dtype=torch.int64, device=logits.device)
+    sure = logits.new_empty(logits.shape[0], dtype=torch.float32) if confidence else None
     for begin in range(0, logits.shape[0], rows):
-        chunk = logits[begin : begin + rows].float()
-        drawn = None if uniforms is None else uniforms[begin : begin + rows]
-        parts.append(_choose_rows(chunk, settings, drawn, confidence))
-    ids = torch.cat([part[0] for part in parts])
-    if not confidence:
-        return ids, None
-    return ids, torch.cat([part[1] for part in parts if part[1] is not None])
+        part = slice(begin, begin + rows)
+        drawn = None if uniforms is None else uniforms[part]
+        ids[part], chosen = _choose_rows(logits[part].float(), settings, drawn, confidence)
+        if sure is not None and chosen is not None:
+            sure[part] = chosen
+    return ids, sure
 
 
 def _choose_rows(
