@@ -29,7 +29,6 @@ from ..profiles.store import (
     write_measurements,
     write_run,
 )
-from .floors import show_what_physics_allows
 from .options import RunOptions, adopted
 from .plan import Plan, ar_generators, make_plan, pair_records
 from .progress import Progress
@@ -242,6 +241,8 @@ def _measure(run: Run, plan: Plan, folder: Path, done: frozenset[str], progress:
     )
 
     def keep_peaks(peaks: DevicePeaks | None, notes: Sequence[str]) -> None:
+        from .floors import show_what_physics_allows  # imports torch, which reading a run does not need
+
         nonlocal run
         if peaks is None:
             run = run.model_copy(update={"warnings": (*run.warnings, *notes)})

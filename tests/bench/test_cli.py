@@ -36,7 +36,7 @@ def stored(tmp_path: Path, measure: Callable[[Path], StoredRun]) -> Path:
 # Start-up
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["calibrate", "--help"], ["--version"]])
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["gate", "--help"], ["--version"]])
 def test_starting_imports_nothing_heavy(arguments: list[str]) -> None:
     code = (
         "import sys\nfrom dlmbench.bench import cli\n"
@@ -48,13 +48,20 @@ def test_starting_imports_nothing_heavy(arguments: list[str]) -> None:
     assert done.stderr.splitlines()[-1] == "[]"
 
 
+def test_reading_a_run_imports_no_torch() -> None:
+    """`dlmbench show` must not wait seconds for a library that it does not use."""
+    code = "import sys, dlmbench.bench.run_command; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_version(command: Callable[..., Any]) -> None:
     assert command("--version").out == f"dlmbench {dlmbench.__version__}\n"
 
 
 def test_help_names_every_command(command: Callable[..., Any]) -> None:
     text = command("--help").out
-    for name in ("run", "show", "report", "compare", "trend", "list", "doctor", "calibrate", "demo"):
+    for name in ("run", "gate", "show", "report", "compare", "trend", "list", "doctor", "calibrate", "demo"):
         assert f"\n  {name} " in text
 
 
