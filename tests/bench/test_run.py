@@ -337,7 +337,7 @@ def test_a_run_that_ends_while_it_is_being_resumed_loses_nothing(
 def test_two_runs_do_not_share_a_folder(tmp_path: Path, measure: Callable[[Path], StoredRun]) -> None:
     folder = tmp_path / "run"
     measure(folder)
-    with running._locked(folder):
+    with running.locked(folder):
         for _ in range(3):  # a refusal must not open the door for the next one
             with pytest.raises(InputError, match="another dlmbench run is writing here"):
                 resume(folder)
