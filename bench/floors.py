@@ -49,8 +49,9 @@ def rates_now(plan: Plan, peaks: DevicePeaks | None) -> dict[tuple[str, str], Ra
     found = {}
     for pair, dtype in dict.fromkeys((cell.pair, cell.dtype) for part in plan.pairings for cell in part.cells):
         product = None if peaks is None else peaks.matmul.get(dtype)
-        if peaks is not None and peaks.read is not None and product is not None and plan.device != "cpu":
-            found[pair, dtype] = Rates(product.sustained, peaks.read.sustained)
+        if peaks is not None and plan.device != "cpu":
+            if peaks.read is not None and product is not None:
+                found[pair, dtype] = Rates(product.sustained, peaks.read.sustained)
             continue
         cells = [cell for part in plan.pairings for cell in part.cells if (cell.pair, cell.dtype) == (pair, dtype)]
         weights = max(config_of(cell, plan.pairs[pair]).weight_bytes(dtype) for cell in cells)
@@ -61,8 +62,12 @@ def rates_now(plan: Plan, peaks: DevicePeaks | None) -> dict[tuple[str, str], Ra
 
 
 def show_what_physics_allows(plan: Plan, peaks: DevicePeaks | None, console: Console) -> None:
-    """The whole table, from a plan and the device's peaks."""
-    rates = rates_now(plan, peaks)
+    """The whole table, from a plan and the device's peaks; without these a GPU's floors are not known.
+
+    The workers have the GPU to themselves: this process must not take memory on it to measure.
+    """
+    known = plan.device == "cpu" or (peaks is not None and peaks.read is not None and bool(peaks.matmul))
+    rates = rates_now(plan, peaks) if known else {}
     show_floors(floor_rows(plan, Forecaster(plan), rates), rates, console)
 
 
@@ -122,7 +127,8 @@ def show_floors(rows: list[FloorRow], rates: RatesOf, console: Console) -> None:
         f"{plain(pair)} {dtype} {format_number(rate.flop_s, 'FLOP/s')}, {format_number(rate.byte_s, 'B/s')}"
         for (pair, dtype), rate in rates.items()
     )
-    draw(console, columns, lines, f"At what this device sustains: {told}. A forward takes its slower resource's time.")
+    note = f"At what this device sustains: {told}. A forward takes its slower resource's time."
+    draw(console, columns, lines, note if rates else "No peak of this device is known: no floor can be told.")
     unknown = {row.forecast.why: plain(row.label) for row in rows if row.forecast.why is not None}
     for why, label in unknown.items():
         console.print(Text(f"{MISSING} {label}: {plain(why)}", style="dim"), soft_wrap=True)

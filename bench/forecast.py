@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -172,6 +173,18 @@ def _priced(generator: Generator, counts: _Counts, scale: int, *, drawn: bool) -
     return Forecast(tuple(priced), drawn=drawn)
 
 
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """A team of threads takes longer to meet than a miniature's products take."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+@_one_thread()
 @torch.inference_mode()
 def _announced(name: str, own: NetworkSource, other: NetworkSource, shape: Shape, settings: Settings) -> _Counts:
     """The forwards of one generation on miniatures, counted."""

@@ -17,7 +17,7 @@ from ..models.architecture import Config
 from ..models.attention import attention_backend
 from ..models.catalog import Context, build
 from ..models.gemma_config import GemmaConfig
-from ..models.generator import Audited, Costed, Generator, Observer, Promising, Request, Settings, Shape
+from ..models.generator import Audited, Costed, Generator, Observer, Promising, Request, Settings, Shape, Silent
 from ..models.names import BUILT_IN, SPECULATIVE
 from ..models.prompts import PromptSource
 from ..profiles.clocks import Clock
@@ -217,7 +217,7 @@ class OpenCell:
 
     def generate(self, prompt: int, seed: int, recorder: Recording | None = None) -> tuple[Trace, torch.Tensor]:
         """Generate once for prompts number `prompt` x batch …; returns the trace and the tokens [B, L] on the host."""
-        request = self._request(prompt, seed)
+        request = self.request(prompt, seed)
         recorder = recorder or self._recorder
         with attention_backend(self.cell.attention):
             self.clock.settle()
@@ -226,7 +226,21 @@ class OpenCell:
             recorder.stop()
         return recorder.trace(), tokens
 
-    def _request(self, prompt: int, seed: int) -> Request:
+    def run(self, request: Request) -> torch.Tensor:
+        """Generate once, unobserved; the tokens [B, L] on the host."""
+        with attention_backend(self.cell.attention):
+            return self._generator.generate(request, Silent()).cpu()
+
+    def emitted(self, tokens: torch.Tensor) -> int:
+        """How many of `tokens` [B, L] count: all, or under `natural` those up to and with each row's first EOS."""
+        eos = self.context.config.eos_token_id
+        if self.cell.length_policy == "fixed" or eos is None:
+            return tokens.numel()
+        before = (tokens == eos).cumsum(1) - (tokens == eos).long()
+        return int((before == 0).sum())
+
+    def request(self, prompt: int, seed: int) -> Request:
+        """The request for prompts number `prompt` x batch …, its ids on the device."""
         cell = self.cell
         ids = self.prompts.batch(prompt * cell.batch, cell.batch, cell.prompt_length)
         prompt_ids = torch.tensor(ids, dtype=torch.int64, device=self.context.device).view(cell.batch, -1)
@@ -263,7 +277,7 @@ class OpenCell:
         sample, trace = typical
         counters |= {"nfe": sample.nfe, "forward_tokens": sample.forward_tokens, "canvas_tokens": sample.canvas_tokens}
         if isinstance(self._generator, Audited) and self._settings.cache in ("prefix", "dual"):
-            counters |= self._generator.audit(self._request(_WARMUP_PROMPT, sample.seed))
+            counters |= self._generator.audit(self.request(_WARMUP_PROMPT, sample.seed))
         if not isinstance(self._generator, Costed):
             return counters
         costs = [

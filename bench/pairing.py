@@ -169,7 +169,10 @@ class PairingRun:
         return [self._trial(state, before, after) for state in self._cells]
 
     def _ask(self, seat: str, operation: str, **fields: Any) -> dict[str, Any]:
-        return self._crew.workers[seat].ask(operation, self._suite.hang_s, **fields)
+        worker = self._crew.workers.get(seat)
+        if worker is None:  # the last one could not be replaced
+            raise WorkerFailedError("crash", "no worker is left for this cell", fatal=True)
+        return worker.ask(operation, self._suite.hang_s, **fields)
 
     def _prepare(self, state: _Open) -> None:
         cell = state.cell
@@ -344,7 +347,7 @@ class PairingRun:
         cell = state.cell
         found = Hardware()
         try:
-            with nullcontext() if self._meter is None else self._meter.closely():
+            with self._closely():
                 self._watcher.cell(cell, "replay under the profiler")
                 counted = [sample.order for sample in state.samples if sample.discarded is None]
                 keep = self._traces is not None
@@ -353,6 +356,8 @@ class PairingRun:
                 if self._traces is not None and reply["kept"] is not None:
                     lost = self._trace(state, self._traces, **reply["kept"])
                     found = found.model_copy(update={"missing": {**found.missing, **lost}})
+            # Anew: a long profile would have thinned out the samples that the window needs.
+            with self._closely():
                 telemetry, why = self._fill(state)
         except WorkerFailedError as error:
             self._revive(state.seat, error)
@@ -361,6 +366,9 @@ class PairingRun:
                 found = Hardware(missing={"kernels": why, "memory": why})
         missing = found.missing if telemetry is not None else {**found.missing, "telemetry": why or "not recorded"}
         state.hardware = found.model_copy(update={"telemetry": telemetry, "missing": missing})
+
+    def _closely(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._meter is None else self._meter.closely()
 
     def _trace(self, state: _Open, folder: Path, begin_s: float, end_s: float) -> dict[str, str]:
         """Have the worker write the profile that it keeps, with the readings of its time; or why there is no trace."""

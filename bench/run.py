@@ -251,7 +251,10 @@ def _measure(run: Run, plan: Plan, folder: Path, done: frozenset[str], progress:
         for note in notes:
             progress.note(note)
         write_run(folder, run)
-        progress.show(lambda console: show_what_physics_allows(plan, peaks, console))
+        try:
+            progress.show(lambda console: show_what_physics_allows(plan, peaks, console))
+        except Exception as error:  # a table to read beforehand: no reason to measure nothing
+            progress.note(f"What physics allows could not be told beforehand: {type(error).__name__}: {error}")
 
     begin = time.monotonic()
     previous = signal.signal(signal.SIGTERM, _interrupt)

@@ -110,7 +110,11 @@ class _Staff:
         wanted = (cell.pair, cell.dtype, process)
         names = list(dict.fromkeys(cell.generator for cell in pairing.cells))
         alive = all(handle.alive for handle in self.handles.values())
-        if self.loaded != wanted or set(self.handles) != set(names) or not alive:
+        if self.loaded == wanted and alive and set(names) <= set(self.handles):
+            # What is not needed gives its memory back; what is keeps its model.
+            for name in set(self.handles) - set(names):
+                self.handles.pop(name).end()
+        else:
             self.end()
             self.loaded = wanted
             for name in names:

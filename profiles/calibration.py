@@ -16,10 +16,12 @@ from .record import Calibration
 _MATRIX = {"cpu": 1024, "cuda": 8192}
 # Half a dozen products are made twice a pairing: longer ones would take a noticeable part of a run.
 _LONGEST_S = 0.03
+# On a GPU a short read is mostly launch and ramp, or stays in a large cache: the block is always this large there.
+_READ_CUDA = 1 << 30
 _MOST_READ = 256 << 20
 _LEAST_READ = 1 << 20
 # A GPU's clock falls within milliseconds under load: its peaks are what it sustains over this long.
-_SUSTAINED_S = 0.25
+_SUSTAINED_S = 0.5
 
 
 def matrix_for(peak: Peak) -> int:
@@ -35,14 +37,14 @@ class Calibrator:
 
     The product is a linear layer's, `x Wᵀ`, of the size that suits the device if its `peak` is known (else of 1024 rows
     on a CPU, 8192 on CUDA). The read is of a block as large as the model's weights (at most 256 MiB): what fits a cache
-    is read from it.
+    is read from it. On CUDA it is of 1 GiB.
     """
 
     def __init__(self, device: str, dtype: str, clock: Clock, weight_bytes: int, peak: Peak | None = None) -> None:
         self._device, self._dtype, self._clock = device, dtype, clock
         kind = "cuda" if device.startswith("cuda") else "cpu"
         self._size = _MATRIX[kind] if peak is None else matrix_for(peak)
-        self._block = max(_LEAST_READ, min(weight_bytes, _MOST_READ))
+        self._block = _READ_CUDA if kind == "cuda" else max(_LEAST_READ, min(weight_bytes, _MOST_READ))
 
     @torch.inference_mode()
     def measure(self) -> Calibration:

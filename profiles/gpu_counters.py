@@ -21,7 +21,8 @@ _AVERAGE_POWER_S = 1.0
 _INSTANT_POWER_S = 0.1
 # A list of processes is the dearest thing to ask for and the slowest to change.
 _PROCESSES_EVERY_S = 0.5
-_MOST_FAILURES = 50
+# Half a minute at the highest rate: what fails for so long will not come back.
+_MOST_FAILURES = 600
 SHARED = "the counter is the whole GPU's, and this is one part of a split one (MIG)"
 _WHICH = "the GPU is split (MIG) into several parts; name one by its MIG- UUID in CUDA_VISIBLE_DEVICES"
 

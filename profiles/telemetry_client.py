@@ -21,7 +21,8 @@ from .gpus import NoGpuError
 from .hardware import TELEMETRY, Telemetry
 from .telemetry_process import NVML
 
-_START_S, _ANSWER_S, _END_S = 10.0, 2.0, 1.0
+# A call of NVML may wait for the driver's lock while a context is made or a profiler starts. No timed region waits.
+_START_S, _ANSWER_S, _END_S = 20.0, 15.0, 1.0
 IDLE_S = 1.5
 """Long enough for the energy counter's steps to be placed well; see `energy_counter`."""
 _SETTLES_S = 0.5  # what was copied to the device a moment ago is not what it draws idle
@@ -35,6 +36,7 @@ class TelemetryProcess:
         self._process, self._errors, self._answer_s = process, errors, answer_s
         self._replies = Lines(process.stdout)
         self._why: str | None = None
+        self._refused: str | None = None
 
     @classmethod
     def start(
@@ -128,7 +130,7 @@ class TelemetryProcess:
     def _telemetry(self, found: Any, window_s: float, generations: int) -> Telemetry:
         if found is not None:
             return Telemetry.model_validate(found)
-        missing = dict.fromkeys(TELEMETRY, self._why or "not read")
+        missing = dict.fromkeys(TELEMETRY, self._why or self._refused or "not read")
         return Telemetry(source="NVML", window_s=window_s, generations=generations, missing=missing)
 
     def _ask(self, operation: str, **fields: Any) -> Any:
@@ -140,6 +142,10 @@ class TelemetryProcess:
             self._process.stdin.write((json.dumps({"op": operation, **fields}) + "\n").encode())
             self._process.stdin.flush()
             return self._receive(self._answer_s)
+        except _RefusedError as error:
+            # It lives, and may answer the next question.
+            self._refused = str(error)
+            return None
         except OSError:
             self._why = self._died()
         except _FailedError as error:
@@ -154,8 +160,10 @@ class TelemetryProcess:
             raise _FailedError(f"the process that reads NVML did not answer within {timeout_s:g} s") from None
         except EOFError:
             raise _FailedError(self._died()) from None
+        except ValueError:
+            raise _FailedError("the process that reads NVML answered with something that is no JSON") from None
         if not reply["ok"]:
-            raise _FailedError(reply["message"])
+            raise _RefusedError(reply["message"])
         return reply.get("found")
 
     def _died(self) -> str:
@@ -172,3 +180,7 @@ class TelemetryProcess:
 
 class _FailedError(Exception):
     """The process did not answer, and the message says why."""
+
+
+class _RefusedError(_FailedError):
+    """The process could not answer this question; the message is its own."""

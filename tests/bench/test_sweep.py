@@ -225,6 +225,17 @@ def test_a_run_without_studies_asks_for_none(tmp_path: Path, handles: Any) -> No
     assert read_studies(tmp_path) == {}
 
 
+def test_a_worker_that_the_next_shape_needs_keeps_its_model(tmp_path: Path, handles: Any) -> None:
+    """The first shape needs a third generator, the second does not: that one ends, the others are not started again."""
+    planned = job(tmp_path, processes=1)
+    first, second = planned.pairings
+    extra = first.cells[0].model_copy(update={"generator": "hf"})
+    first = first.model_copy(update={"cells": (*first.cells, extra)})
+    sweep(replace(planned, pairings=(first, second)), Silent())
+    assert [handle.generator for handle in handles.started] == ["ar", "masked-diffusion", "hf"]
+    assert all(handle.ended for handle in handles.started)
+
+
 # The GPU's counters
 
 
