@@ -8,7 +8,6 @@ on more than its commit.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import re
@@ -143,7 +142,7 @@ def _installing(python: Path, package: Path) -> list[str]:
     Without them the installer fetches what the package asks for, as it does everywhere else.
     """
     here = _has_build_tools(package)
-    if importlib.util.find_spec("pip") is not None:
+    if _installed("pip"):
         # The parent's pip is seen from the side; what is in the parent must not count as installed.
         options = ["--isolated", "--no-index", "--no-build-isolation"] if here else ["--no-user"]
         quiet = ["--no-input", "--disable-pip-version-check", "--no-warn-script-location"]
@@ -161,10 +160,18 @@ def _has_build_tools(package: Path) -> bool:
     build = _project(package).get("build-system")
     asked = build.get("requires", []) if isinstance(build, dict) else ["setuptools"]
     for name in asked if isinstance(asked, list) else []:
-        try:
-            distribution(re.split(r"[^A-Za-z0-9._-]", str(name).strip(), maxsplit=1)[0])
-        except (PackageNotFoundError, ValueError):
+        if not _installed(re.split(r"[^A-Za-z0-9._-]", str(name).strip(), maxsplit=1)[0]):
             return False
+    return True
+
+
+def _installed(name: str) -> bool:
+    """Whether a distribution is installed here, from its metadata: to look for the module `pip` makes setuptools take
+    its hands off distutils in this process, and torch compiles through them."""
+    try:
+        distribution(name)
+    except (PackageNotFoundError, ValueError):
+        return False
     return True
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ import psutil
 import pytest
 
 from dlmbench import InputError
+from dlmbench.bench.gate import environment
 from dlmbench.bench.gate.proof import greeted, prove, same_code
 from dlmbench.bench.gate.repository import find_repository
 from dlmbench.bench.gate.sides import Side, commanded, comparison_notes, placed, prepared
@@ -236,8 +236,8 @@ def test_a_side_is_installed_by_what_is_there(
     repo.put("pyproject.toml", PYPROJECT.format(needs="torch").replace('"setuptools"', '"no-such-builder-xyz >= 3"'))
     assert not {"--no-index", "--no-build-isolation", "--isolated"} & set(prepare())
 
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "pip" else find_spec(name))
+    installed = environment._installed
+    monkeypatch.setattr(environment, "_installed", lambda name: name != "pip" and installed(name))
     uv = tmp_path / "bin" / "uv"
     uv.parent.mkdir()
     uv.write_text("")
