@@ -224,21 +224,7 @@ def _plain(options: dict[str, Any]) -> dict[str, Any]:
 
 def _measure(run: Run, plan: Plan, folder: Path, done: frozenset[str], progress: Progress) -> StoredRun:
     """Sweep what is not done, then write measurements and the finished record; also when interrupted."""
-    job = Job(
-        suite=plan.suite,
-        pairings=plan.pairings,
-        pairs=plan.pairs,
-        device=plan.device,
-        threads=plan.threads,
-        prompts=plan.prompts_path,
-        tokenizer=plan.tokenizer,
-        judge=plan.judge,
-        folder=folder,
-        unfit=plan.unfit,
-        blockwise=plan.blockwise,
-        done=done,
-        peaks=run.device_peaks,
-    )
+    job = Job.of(plan, folder, done=done, peaks=run.device_peaks)
 
     def keep_peaks(peaks: DevicePeaks | None, notes: Sequence[str]) -> None:
         from .floors import show_what_physics_allows  # imports torch, which reading a run does not need

@@ -24,6 +24,7 @@ from ..profiles.studies import Studies
 from ..profiles.telemetry_client import TelemetryProcess
 from .handle import WorkerFailedError, WorkerHandle
 from .pairing import Crew, Meter, PairingRun, Watcher
+from .plan import Plan
 from .suites import Pairing, Suite
 
 
@@ -49,6 +50,23 @@ class Job:
     blockwise: frozenset[str] = frozenset()
     done: frozenset[str] = frozenset()
     peaks: DevicePeaks | None = None
+
+    @classmethod
+    def of(cls, plan: Plan, folder: Path, **more: Any) -> Job:
+        """The job of a plan, measured into `folder`; `more` are fields that no plan knows, or others than its own."""
+        planned: dict[str, Any] = {
+            "suite": plan.suite,
+            "pairings": plan.pairings,
+            "pairs": plan.pairs,
+            "device": plan.device,
+            "threads": plan.threads,
+            "prompts": plan.prompts_path,
+            "tokenizer": plan.tokenizer,
+            "judge": plan.judge,
+            "unfit": plan.unfit,
+            "blockwise": plan.blockwise,
+        }
+        return cls(folder=folder, **(planned | more))
 
     @property
     def rounds(self) -> list[tuple[int, Pairing]]:
@@ -87,17 +105,34 @@ class RunMeter(Meter, Protocol):
 
 
 @dataclass(slots=True)
-class _Staff:
-    """Live workers by what they have loaded; at most one pair and process round at a time.
+class Metering:
+    """The meter of the GPU that a job's workers are on, from the first one that has it open, or `why` there is none."""
 
-    With them the meter of the GPU that they are on, from the first one that has it open to the end of the run, or
-    why there is none.
-    """
+    start: Callable[..., RunMeter]
+    meter: RunMeter | None = None
+    why: str | None = None
+
+    def watch(self, device: str, uuid: str | None) -> None:
+        """Have the GPU's counters read from now on; once, whether that succeeds or not. A CPU has none."""
+        kind, _, index = device.partition(":")
+        if kind != "cuda" or self.meter is not None or self.why is not None:
+            return
+        try:
+            self.meter = self.start(uuid=uuid, index=int(index or 0))
+        except NoGpuError as error:
+            self.why = str(error)
+
+    def close(self) -> None:
+        if self.meter is not None:
+            self.meter.close()
+
+
+@dataclass(slots=True)
+class _Staff:
+    """Live workers by what they have loaded; at most one pair and process round at a time. With them their meter."""
 
     job: Job
-    start_meter: Callable[..., RunMeter]
-    meter: RunMeter | None = None
-    no_meter: str | None = None
+    metering: Metering
     count: int = 0
     loaded: tuple[str, str, int] | None = None
     handles: dict[str, WorkerHandle] = field(default_factory=dict)
@@ -120,10 +155,10 @@ class _Staff:
             for name in names:
                 self._start(name)
             uuids = [self._ready(name) for name in names]
-            self._watch(uuids[0])
+            self.metering.watch(self.job.device, uuids[0])
             # Every worker has its model loaded and waits for a request.
-            if self.meter is not None and process == 0 and self.job.suite.hardware:
-                self.meter.watch_idle()
+            if self.metering.meter is not None and process == 0 and self.job.suite.hardware:
+                self.metering.meter.watch_idle()
 
         def replace(name: str) -> None:
             self.handles.pop(name).end()
@@ -150,16 +185,6 @@ class _Staff:
         self.device_name = reply["device_name"]
         uuid: str | None = reply.get("device_uuid")
         return uuid
-
-    def _watch(self, uuid: str | None) -> None:
-        """Have the GPU's counters read from now on; once a run, whether that succeeds or not."""
-        kind, _, index = self.job.device.partition(":")
-        if kind != "cuda" or self.meter is not None or self.no_meter is not None:
-            return
-        try:
-            self.meter = self.start_meter(uuid=uuid, index=int(index or 0))
-        except NoGpuError as error:
-            self.no_meter = str(error)
 
     def end(self) -> None:
         for handle in self.handles.values():
@@ -200,7 +225,8 @@ def sweep(
     The device's peaks, unless the job knows them, are asked of the first worker that has loaded its model. Ends its
     workers and its meter whatever happens. Raises InputError where a worker refuses what it was asked to load.
     """
-    staff = _Staff(job, start_meter)
+    metering = Metering(start_meter)
+    staff = _Staff(job, metering)
     started = time.monotonic()
     rounds = job.rounds
     peaks, known = job.peaks, job.peaks is not None
@@ -221,7 +247,7 @@ def sweep(
                         crew = staff.crew(part, process)  # asking may have cost the worker
                     measured = PairingRun(
                         job.suite, part, process, crew, watcher, started,
-                        meter=staff.meter, no_meter=staff.no_meter,
+                        meter=metering.meter, no_meter=metering.why,
                         traces=job.folder / "traces" if job.suite.traces else None,
                         peaks=None if peaks is None else peaks.matmul,
                     ).measure()  # fmt: skip
@@ -243,8 +269,7 @@ def sweep(
         staff.kill()
         raise
     finally:
-        if staff.meter is not None:
-            staff.meter.close()
+        metering.close()
     return staff.device_name
 
 

@@ -87,17 +87,8 @@ class Campaign:
         return paired_evidence(self.cells, self._looked.trials["base"], self._looked.trials["head"], policy.margins)
 
     def _job(self) -> Job:
-        plan = self.plan
-        return Job(
-            suite=plan.suite.model_copy(update=_TIMED_ONLY),
-            pairings=plan.pairings,
-            pairs=plan.pairs,
-            device=plan.device,
-            threads=plan.threads,
-            prompts=plan.prompts_path,
-            tokenizer=plan.tokenizer,
-            folder=self.folder,
-        )
+        # A gate judges no texts.
+        return Job.of(self.plan, self.folder, suite=self.plan.suite.model_copy(update=_TIMED_ONLY), judge=None)
 
     def _keep(self, found: Mapping[SideName, list[Trial]]) -> None:
         for name, trials in found.items():

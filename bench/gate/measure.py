@@ -9,16 +9,15 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from ...profiles.gpus import NoGpuError
 from ...profiles.record import Cell, Reason, Trial, WorkerInfo
 from ...profiles.telemetry_client import TelemetryProcess
 from ..handle import WorkerFailedError, WorkerHandle
 from ..pairing import Crew, PairingRun, Watcher
 from ..suites import Pairing
-from ..sweep import Job, RunMeter, load_request
+from ..sweep import Job, Metering, load_request
 from .proof import greeted
 from .sides import Side, SideName
 
@@ -36,20 +35,17 @@ class PairBench:
     job: Job
     sides: Mapping[SideName, Side]
     watcher: Watcher
-    start_meter: Callable[..., RunMeter] = TelemetryProcess.start
+    metering: Metering = field(default_factory=lambda: Metering(TelemetryProcess.start))
     infos: dict[SideName, list[WorkerInfo]] = field(default_factory=lambda: {"base": [], "head": []})
     device_name: str = ""
     _started: float = field(default_factory=time.monotonic)
-    _meter: RunMeter | None = None
-    _no_meter: str | None = None
     _count: int = 0
 
     def __enter__(self) -> PairBench:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._meter is not None:
-            self._meter.close()
+        self.metering.close()
 
     def measure(self, pair: int) -> dict[SideName, list[Trial]]:
         """A trial of every cell at both sides. A worker that fails costs its generator's cells of this pair."""
@@ -80,7 +76,7 @@ class PairBench:
                 crew = Crew(handles, infos, lambda side: self._replace(side, group, handles, infos))
                 measured = PairingRun(
                     self.job.suite, doubled, pair, crew, self.watcher, self._started,
-                    meter=self._meter, no_meter=self._no_meter, seats=seats,
+                    meter=self.metering.meter, no_meter=self.metering.why, seats=seats,
                 ).measure()  # fmt: skip
                 done.add(part.name)
                 yield from zip((_side(seat) for seat in seats), measured, strict=True)
@@ -114,7 +110,7 @@ class PairBench:
         info = greeted(self.sides[side], reply)
         self.infos[side].append(info)
         self.device_name = reply.get("device_name", "")
-        self._watch(reply.get("device_uuid"))
+        self.metering.watch(self.job.device, reply.get("device_uuid"))
         return info
 
     def _replace(
@@ -124,15 +120,6 @@ class PairBench:
         handles.pop(side).end()
         handles[side] = self._start(side, group)
         infos[side] = self._ready(side, handles[side])
-
-    def _watch(self, uuid: str | None) -> None:
-        kind, _, index = self.job.device.partition(":")
-        if kind != "cuda" or self._meter is not None or self._no_meter is not None:
-            return
-        try:
-            self._meter = self.start_meter(uuid=uuid, index=int(index or 0))
-        except NoGpuError as error:
-            self._no_meter = str(error)
 
 
 def _side(seat: str) -> SideName:
