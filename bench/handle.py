@@ -8,12 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..profiles.child import PARENT, Lines
+from ..profiles.pinning import pin
 
 
 class WorkerFailedError(Exception):
@@ -67,6 +68,10 @@ class WorkerHandle:
     @property
     def alive(self) -> bool:
         return self._process.poll() is None
+
+    def pin(self, cpus: Sequence[int] | None) -> tuple[int, ...] | None:
+        """Keep the worker on these processors; returns them, or None where it stays free to run on any."""
+        return tuple(cpus) if cpus is not None and pin(self.pid, cpus) else None
 
     def send(self, operation: str, **fields: Any) -> None:
         """Send a request without waiting for its reply."""

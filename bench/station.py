@@ -48,6 +48,10 @@ class Worker:
     """Answers requests; each method named after an operation takes the request's fields and returns the reply's."""
 
     def __init__(self) -> None:
+        self._forget()
+
+    def _forget(self) -> None:
+        """Begin anew: a worker may load one generator after another."""
         self._cells: dict[str, OpenCell] = {}
         self._calibrators: dict[str, Calibrator] = {}
         self._context: Context
@@ -79,6 +83,7 @@ class Worker:
 
         Refuses at once any of `cells`, all that it will be asked to open, that its generator cannot run.
         """
+        self._forget()
         _take(device, threads)
         self._device = device
         self._clock = clock_for(device)

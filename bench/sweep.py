@@ -18,6 +18,7 @@ from ..models.plugins import side_of
 from ..profiles.gpus import NoGpuError
 from ..profiles.hardware import DevicePeaks
 from ..profiles.peaks_cache import MAX_AGE_S
+from ..profiles.pinning import shared_cpus
 from ..profiles.record import Cell, Reason, Status, Trial, WorkerInfo
 from ..profiles.store import append_trials, read_studies, write_studies
 from ..profiles.studies import Studies
@@ -67,6 +68,10 @@ class Job:
             "blockwise": plan.blockwise,
         }
         return cls(folder=folder, **(planned | more))
+
+    def cpus(self, process: int) -> tuple[int, ...] | None:
+        """The processors that the workers of a process round take turns on; None where they are free to run on any."""
+        return shared_cpus(self.threads, process) if self.device == "cpu" else None
 
     @property
     def rounds(self) -> list[tuple[int, Pairing]]:
@@ -180,8 +185,11 @@ class _Staff:
 
     def _ready(self, name: str) -> str | None:
         """Wait until a worker has its model loaded; returns the UUID of the GPU that it is on, where torch tells it."""
+        assert self.loaded is not None
+        process = self.loaded[2]
         reply = self.handles[name].receive(self.job.suite.hang_s)
-        self.infos[name] = WorkerInfo.model_validate(reply["info"])
+        cpus = self.handles[name].pin(self.job.cpus(process))
+        self.infos[name] = WorkerInfo.model_validate(reply["info"]).model_copy(update={"cpus": cpus})
         self.device_name = reply["device_name"]
         uuid: str | None = reply.get("device_uuid")
         return uuid

@@ -8,6 +8,7 @@ parent does, which is why it ties itself to the parent before it imports anythin
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 
@@ -29,6 +30,11 @@ def main() -> None:
     for line in sys.stdin:
         out.write(json.dumps(answer(worker, json.loads(line))) + "\n")
         out.flush()
+    sys.stderr.flush()
+    # Taking torch apart costs half a second a worker, and nothing is left to be saved. A compiler's helpers, though,
+    # are ended by it.
+    if "torch._inductor" not in sys.modules:
+        os._exit(0)
 
 
 if __name__ == "__main__":

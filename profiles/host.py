@@ -91,7 +91,7 @@ def read_cpu(root: Path = Path("/"), affinity: Collection[int] | None = None) ->
     first = info[0] if info else {}
     base = root / "sys/devices/system/cpu"
     online = parse_cpu_list(read_text(base / "online")) or frozenset(range(len(info)))
-    cores = {cpu: _core(base / f"cpu{cpu}/topology") for cpu in online}
+    cores = core_names(online, root)
     if None in cores.values():  # no topology in /sys: the cpuinfo of x86 has it too
         cores = {i: _core_of(block) for i, block in enumerate(info)}
     physical = len(set(cores.values())) if cores and None not in cores.values() else None
@@ -183,6 +183,11 @@ def _model(block: dict[str, str]) -> str | None:
     if "CPU implementer" in block:
         return f"ARM implementer {block['CPU implementer']} part {block.get('CPU part', '?')}"
     return None
+
+
+def core_names(cpus: Collection[int], root: Path = Path("/")) -> dict[int, str | None]:
+    """The physical core of each logical processor, by a name that those of one core share; None where not known."""
+    return {cpu: _core(root / f"sys/devices/system/cpu/cpu{cpu}/topology") for cpu in cpus}
 
 
 def _core(topology: Path) -> str | None:

@@ -247,7 +247,8 @@ class WorkerInfo(Stored):
     """Who measured: process id, package path and commit, versions, threads and allocator settings in force.
 
     `origins` is the code in the process that came from no package index, by its name: dlmbench itself, the file of a
-    plug-in, packages run from a checkout or installed from one. It is None in records older than it.
+    plug-in, packages run from a checkout or installed from one. It is None in records older than it. `cpus` are the
+    processors that the worker shares with those it alternates with; None where it was left to run on any.
     """
 
     pid: int
@@ -260,6 +261,7 @@ class WorkerInfo(Stored):
     threads: int
     environment: dict[str, str] = {}
     origins: dict[str, Origin] | None = None
+    cpus: tuple[int, ...] | None = None
 
 
 class Value(Stored):

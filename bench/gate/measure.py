@@ -1,8 +1,9 @@
 """Pairs of fresh processes: one runs base, one head, and they take samples of the same cells in turn.
 
 The pair is the gate's unit. Everything that could favour a side changes from pair to pair: which one starts first and
-goes first in a round, and in which order generators, shapes and cells are measured (drawn from the suite's seed). Only
-two workers live at a time, those of one generator.
+goes first in a round, on which processors they take their turns, and in which order generators, shapes and cells are
+measured (drawn from the suite's seed). The two processes load one generator after another: starting one costs more
+than most cells do.
 """
 
 from __future__ import annotations
@@ -53,27 +54,37 @@ class PairBench:
         order = BOTH if pair % 2 == 0 else BOTH[::-1]
         groups = _groups(self.job.pairings)
         trials: dict[SideName, list[Trial]] = {"base": [], "head": []}
-        for group in draw.sample(list(groups), len(groups)):
-            for side, trial in self._group(group, groups[group], pair, order, draw):
-                trials[side].append(trial)
+        handles: dict[str, WorkerHandle] = {}
+        try:
+            for group in draw.sample(list(groups), len(groups)):
+                for side, trial in self._group(group, groups[group], pair, order, draw, handles):
+                    trials[side].append(trial)
+        finally:
+            for handle in handles.values():
+                handle.end()
         return trials
 
     def _group(
-        self, group: _Group, parts: Sequence[Pairing], pair: int, order: tuple[SideName, SideName], draw: random.Random
+        self,
+        group: _Group,
+        parts: Sequence[Pairing],
+        pair: int,
+        order: tuple[SideName, SideName],
+        draw: random.Random,
+        handles: dict[str, WorkerHandle],
     ) -> Iterator[tuple[SideName, Trial]]:
-        handles: dict[str, WorkerHandle] = {}
         infos: dict[str, WorkerInfo] = {}
         done: set[str] = set()
         try:
             for side in order:
-                handles[side] = self._start(side, group)
+                self._load(side, group, handles)
             for side in order:
-                infos[side] = self._ready(side, handles[side])
+                infos[side] = self._ready(side, handles[side], pair)
             for part in draw.sample(parts, len(parts)):
                 cells = draw.sample(part.cells, len(part.cells))
                 doubled = part.model_copy(update={"cells": tuple(cell for cell in cells for _ in order)})
                 seats = [side for _ in cells for side in order]
-                crew = Crew(handles, infos, lambda side: self._replace(side, group, handles, infos))
+                crew = Crew(handles, infos, lambda side: self._replace(side, group, pair, handles, infos))
                 measured = PairingRun(
                     self.job.suite, doubled, pair, crew, self.watcher, self._started,
                     meter=self.metering.meter, no_meter=self.metering.why, seats=seats,
@@ -84,42 +95,47 @@ class PairBench:
             for part in parts:
                 if part.name not in done:
                     yield from _lost(part, pair, order, error)
-        finally:
-            for handle in handles.values():
-                handle.end()
+            # One of them may still owe an answer: the next generator gets fresh ones.
+            for side in order:
+                if side in handles:
+                    handles.pop(side).kill()
 
-    def _start(self, side: SideName, group: _Group) -> WorkerHandle:
+    def _load(self, side: SideName, group: _Group, handles: dict[str, WorkerHandle]) -> None:
+        """Have the side's worker load a generator, and start it where none is alive."""
         job = self.job
-        logs = job.folder / "logs"
-        logs.mkdir(exist_ok=True)
-        log = logs / f"{side}-{self._count:03d}.log"
-        self._count += 1
-        handle = WorkerHandle(log, job.threads, job.device, self.sides[side].launch)
-        try:
-            handle.send("load", **load_request(job, *group))
-        except BaseException:
-            handle.kill()
-            raise
-        return handle
+        if side in handles and not handles[side].alive:
+            handles.pop(side).end()
+        if side not in handles:
+            logs = job.folder / "logs"
+            logs.mkdir(exist_ok=True)
+            log = logs / f"{side}-{self._count:03d}.log"
+            self._count += 1
+            handles[side] = WorkerHandle(log, job.threads, job.device, self.sides[side].launch)
+        handles[side].send("load", **load_request(job, *group))
 
-    def _ready(self, side: SideName, handle: WorkerHandle) -> WorkerInfo:
+    def _ready(self, side: SideName, handle: WorkerHandle, pair: int) -> WorkerInfo:
         try:
             reply = handle.receive(self.job.suite.hang_s)
         except WorkerFailedError as error:
             raise WorkerFailedError(error.code, f"{side}: {error.message}", fatal=error.fatal) from None
-        info = greeted(self.sides[side], reply)
+        info = greeted(self.sides[side], reply).model_copy(update={"cpus": handle.pin(self.job.cpus(pair))})
         self.infos[side].append(info)
         self.device_name = reply.get("device_name", "")
         self.metering.watch(self.job.device, reply.get("device_uuid"))
         return info
 
     def _replace(
-        self, seat: str, group: _Group, handles: dict[str, WorkerHandle], infos: dict[str, WorkerInfo]
+        self,
+        seat: str,
+        group: _Group,
+        pair: int,
+        handles: dict[str, WorkerHandle],
+        infos: dict[str, WorkerInfo],
     ) -> None:
         side = _side(seat)
         handles.pop(side).end()
-        handles[side] = self._start(side, group)
-        infos[side] = self._ready(side, handles[side])
+        self._load(side, group, handles)
+        infos[side] = self._ready(side, handles[side], pair)
 
 
 def _side(seat: str) -> SideName:

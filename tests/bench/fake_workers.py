@@ -217,6 +217,9 @@ class Handle:
     def alive(self) -> bool:
         return not (self.worker.dead or self.ended or self.killed)
 
+    def pin(self, cpus: Any) -> Any:
+        return cpus
+
     def send(self, operation: str, **fields: Any) -> None:
         assert operation == "load"
         self.load = fields
