@@ -20,6 +20,10 @@ from ...models.names import AR, MASKED_DIFFUSION
 
 SLOWDOWN = "DLMBENCH_PLANTED_SLOWDOWN"
 EXTRA_FORWARDS = "DLMBENCH_PLANTED_FORWARDS"
+WHERE = "DLMBENCH_PLANTED_IN"
+"""The one generator that gets them, by its built-in name; all where this is not set."""
+AR_PLANTED, DIFFUSION_PLANTED = f"{__name__}:ar", f"{__name__}:masked_diffusion"
+"""The names under which a suite takes the generators of this file."""
 
 
 class Slowed:
@@ -77,4 +81,6 @@ masked_diffusion.side = "diffusion"  # type: ignore[attr-defined]
 
 def _slowed(name: str, context: Context) -> Slowed:
     share, extra = float(os.environ.get(SLOWDOWN, "0")), int(os.environ.get(EXTRA_FORWARDS, "0"))
+    if os.environ.get(WHERE, name) != name:
+        share, extra = 0.0, 0
     return Slowed(build(name, context), share, extra)

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from statistics import NormalDist
 
 import numpy as np
-from scipy.special import stdtrit  # scipy.stats takes a second to import
 
 from ..record import Value
 from .texts import Floats
@@ -19,6 +18,8 @@ ONE_TEXT = "one text: no interval"
 
 def t_quantile(freedom: int, level: float = LEVEL) -> float:
     """Two-sided quantile of Student's t."""
+    from scipy.special import stdtrit  # a quarter of a second, which every worker would pay at its start
+
     return float(stdtrit(freedom, 0.5 + level / 2))
 
 

@@ -18,7 +18,6 @@ from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import xlogy
 
 from ... import InputError
 from ..record import Value
@@ -30,7 +29,13 @@ _SEED = 20240229
 
 def entropy_of(frequencies: Floats) -> float:
     """Entropy in nats of exact frequencies [V]: what `unigram_entropy` is for the source."""
-    return float(-xlogy(frequencies, frequencies).sum())
+    return float(-_x_log_x(frequencies).sum())
+
+
+def _x_log_x(values: Floats) -> Floats:
+    """x log x, elementwise, and its limit 0 at 0."""
+    result: Floats = values * np.log(np.where(values > 0, values, 1.0))
+    return result
 
 
 def unigram_entropy(texts: Texts, vocab_size: int, *, seed: int = _SEED) -> Value:
@@ -45,7 +50,7 @@ def unigram_entropy(texts: Texts, vocab_size: int, *, seed: int = _SEED) -> Valu
 
     def plug_in(pooled: Floats) -> Floats:
         q = _frequencies(pooled)
-        entropy: Floats = -xlogy(q, q).sum(axis=1)
+        entropy: Floats = -_x_log_x(q).sum(axis=1)
         return entropy
 
     value = float(plug_in(counts.sum(axis=0)[None, :])[0]) + _bias(counts, np.zeros(counts.shape[1], dtype=np.int64))
@@ -111,7 +116,7 @@ def _kl(counts: Floats, exact: Floats, group: NDArray[np.int64], seed: int) -> V
     def plug_in(pooled: Floats) -> Floats:
         q = _frequencies(pooled)
         of_group = q @ membership
-        divergence: Floats = (xlogy(q, q) - q * np.log(exact)).sum(axis=1) - xlogy(of_group, of_group).sum(axis=1)
+        divergence: Floats = (_x_log_x(q) - q * np.log(exact)).sum(axis=1) - _x_log_x(of_group).sum(axis=1)
         return divergence
 
     value = max(0.0, float(plug_in(counts.sum(axis=0)[None, :])[0]) - _bias(counts, group))
