@@ -426,12 +426,27 @@ def list_(
 
 @app.command()
 def doctor(
-    threads: Annotated[int | None, typer.Option(help="Threads that a run would use.")] = None, as_json: Json = False
+    threads: Annotated[int | None, typer.Option(help="Threads that a run would use.")] = None,
+    self_test: Annotated[
+        bool,
+        typer.Option("--self-test", help="Measure the harness too: its clock, its cost, its false alarms, its power."),
+    ] = False,
+    pairs: Annotated[
+        int,
+        typer.Option(min=6, max=1000, help="--self-test: pairs of fresh processes, each of equal and of unequal ones."),
+    ] = 12,
+    slowdown: Annotated[
+        float, typer.Option(min=0.001, max=1.0, help="--self-test: the slowdown planted; 0.05 is 5 %.")
+    ] = 0.05,
+    as_json: Json = False,
 ) -> None:
     """Examine this machine for what would spoil a measurement."""
-    from .doctor_command import doctor_command
+    from .doctor_command import doctor_command, self_test_command
 
-    document = doctor_command(threads, _console(as_json))
+    console = _console(as_json)
+    document = doctor_command(threads, console)
+    if self_test:
+        document |= self_test_command(pairs, slowdown, console)
     if as_json:
         _print_json(document)
 

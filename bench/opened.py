@@ -35,8 +35,20 @@ _KEPT_TRACES = 32
 _WARMUP_PROMPT = 1 << 24
 
 
+class ClocksDisagreeError(Exception):
+    """The device's clock says that a generation took longer than the host's does: one of the two is wrong."""
+
+
 class WorkDiffersError(Exception):
     """The generator did other work than its cell promised: the sample would be invalid, not slow."""
+
+
+def agree(device_s: float, wall_s: float) -> None:
+    """Raise ClocksDisagreeError where events on the device span more than the host saw go by around them."""
+    if device_s > 1.01 * wall_s + 1e-4:
+        raise ClocksDisagreeError(
+            f"{device_s:.6f} s by the device's events, but only {wall_s:.6f} s by the host's clock"
+        )
 
 
 def settings_of(cell: Cell) -> Settings:
@@ -121,6 +133,7 @@ class OpenCell:
     _recorder: Recorder = field(init=False)
     _generator: Generator = field(init=False)
     _settings: Settings = field(init=False)
+    _wall_s: float = 0.0
     _kept: list[tuple[Sample, Trace]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -184,6 +197,7 @@ class OpenCell:
             window.start()
             kept_waiting, begin = kept_waiting_s(), time.perf_counter()
             trace, tokens = self.generate(prompt, seed)
+            wall_s = self._wall_s
             elapsed, kept_waiting = time.perf_counter() - begin, kept_waiting_s() - kept_waiting
             disturbance = window.stop()
         finally:
@@ -211,6 +225,9 @@ class OpenCell:
             # can be read in steps of 10 ms only.
             known = [value for value in (excess, kept_waiting / elapsed) if not math.isnan(value)]
             sample = sample.model_copy(update={"foreign_cores": max(known) if known else None})
+        else:
+            sample = sample.model_copy(update={"wall_s": wall_s})
+            agree(sample.latency_s, wall_s)
         if len(self._kept) < _KEPT_TRACES:
             self._kept.append((sample, trace))
         return sample
@@ -221,9 +238,11 @@ class OpenCell:
         recorder = recorder or self._recorder
         with attention_backend(self.cell.attention):
             self.clock.settle()
+            begin = time.perf_counter()
             recorder.start()
             tokens = self._generator.generate(request, recorder).cpu()
             recorder.stop()
+            self._wall_s = time.perf_counter() - begin
         return recorder.trace(), tokens
 
     def run(self, request: Request) -> torch.Tensor:

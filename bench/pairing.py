@@ -34,6 +34,7 @@ from ..profiles.record import (
 )
 from .handle import WorkerFailedError
 from .statistics import median_half_width
+from .steady import drift
 from .suites import Pairing, Suite
 
 # Clocks held by these say that the device was not itself; a software power cap is a state, recorded and no fault.
@@ -149,9 +150,7 @@ class PairingRun:
         for state in self._cells:
             self._prepare(state)
         before = self._calibrate()
-        begin = time.monotonic()
-        self._sample_all()
-        self._check_device(begin, time.monotonic())
+        self._sample_undisturbed()
         after = self._calibrate()
         peaks = [peak for peak in (before, after) if peak is not None]
         # What the samples show comes first: judging and profiling may cost a worker.
@@ -285,7 +284,7 @@ class PairingRun:
     def _finish(self, state: _Open, peaks: Sequence[Calibration]) -> None:
         if not state.open:
             return
-        if state.samples and not state.good:
+        if state.status == "ok" and state.samples and not state.good:
             disturbed = f"all {len(state.samples)} samples were disturbed: {state.samples[-1].discarded}"
             state.status, state.reason = "invalid", Reason(code="disturbed", message=disturbed)
         flop_s = max((peak.matmul_flop_s for peak in peaks), default=1.0)
@@ -327,18 +326,39 @@ class PairingRun:
             state.quality = TextQuality(texts=0, seconds=0.0, metrics={"quality.validity": why})
             self._revive(state.seat, error)
 
-    def _check_device(self, begin_s: float, end_s: float) -> None:
-        """Cells sampled while heat or the board held the clocks, or others used the device, are invalid, not slow."""
+    def _sample_undisturbed(self) -> None:
+        """Sample; where the device was not itself meanwhile, keep nothing of it and sample once more.
+
+        Cells sampled twice while heat or the board held the clocks, or others used the device, are invalid, not slow.
+        """
+        for last in (False, True):
+            begin = time.monotonic()
+            self._sample_all()
+            why = self._device_trouble(begin, time.monotonic())
+            if why is None:
+                return
+            for state in self._cells:
+                if not state.open:
+                    continue
+                state.samples = [
+                    sample.model_copy(update={"discarded": sample.discarded or why.message}) for sample in state.samples
+                ]
+                if last:
+                    state.status, state.reason = "invalid", why
+                else:
+                    state.stop, state.spent_s = None, 0.0
+
+    def _device_trouble(self, begin_s: float, end_s: float) -> Reason | None:
+        """Why samples taken between two moments (`time.monotonic`) say nothing of the code; None if they do."""
         if self._meter is None:
-            return
+            return None
         self._clock_reasons, foreign = self._meter.reasons(begin_s=begin_s, end_s=end_s)
         held = sorted(_SPOILING.intersection(self._clock_reasons or ()))
-        for state in self._cells:
-            if not state.open or (not held and not foreign):
-                continue
-            code = "throttled" if held else "foreign_process"
-            text = f"the clocks were held by {', '.join(held)}" if held else f"{foreign} other process(es) on the GPU"
-            state.status, state.reason = "invalid", Reason(code=code, message=f"{text} while samples were taken")
+        if not held and not foreign:
+            return None
+        code = "throttled" if held else "foreign_process"
+        text = f"the clocks were held by {', '.join(held)}" if held else f"{foreign} other process(es) on the GPU"
+        return Reason(code=code, message=f"{text} while samples were taken")
 
     def _observe(self, state: _Open) -> None:
         """What the hardware does in a cell, from replays. What goes wrong costs this cell's counters, no sample."""
@@ -417,7 +437,7 @@ class PairingRun:
 
     def _fail(self, state: _Open, error: WorkerFailedError) -> None:
         state.open = False
-        state.status = "invalid" if error.code == "work" else "failed"
+        state.status = "invalid" if error.code in ("work", "clock") else "failed"
         state.reason = Reason(code=error.code, message=error.message)
         state.stop = Stop(rule="failed", message=error.message)
         self._watcher.failed(state.cell, state.reason)
@@ -473,6 +493,7 @@ class PairingRun:
             quality=state.quality,
             hardware=state.hardware,
             clock_reasons=self._clock_reasons,
+            drift=drift(state.good),
         )
 
 

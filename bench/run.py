@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from .. import InputError, __version__
-from ..profiles.environment import capture_environment
+from ..profiles.environment import capture_environment, read_moment
+from ..profiles.git import git_state
 from ..profiles.hardware import Datasheet, DevicePeaks
 from ..profiles.record import Calibration, Run, Trial
 from ..profiles.store import (
@@ -184,7 +185,8 @@ def locked(folder: Path) -> Iterator[None]:
 
 def new_run(options: RunOptions, plan: Plan, command: Sequence[str]) -> Run:
     """The record of a run that begins now."""
-    environment = capture_environment()
+    # The state of the code that is measured, where that is the user's own.
+    environment = capture_environment() | {"working_git": git_state(Path.cwd())}
     settings: dict[str, Any] = plan.suite.model_dump(mode="json", exclude={"grid", "name", "description"})
     settings |= {
         "threads": plan.threads,
@@ -272,7 +274,7 @@ def _conclude(run: Run, folder: Path, begin: float, device_name: str, *, complet
     spent = (run.duration_s or 0.0) + time.monotonic() - begin
     try:
         write_schedules(folder, trials, run.pairs)
-        write_measurements(folder, measurements(trials, ar_generators(run.pairs), stated(run)))
+        write_measurements(folder, measurements(trials, ar_generators(run.pairs), stated(run), run.plan))
         write_run(folder, replace_run(run, trials, finished, spent, device_name))
     except OSError as error:
         raise InputError(
@@ -302,6 +304,13 @@ def replace_run(run: Run, trials: Sequence[Trial], finished: str | None, spent: 
     warnings = list(run.warnings)
     if unsteady:
         warnings.append(f"{len(unsteady)} trials never settled during warm-up, {unsteady[0]} among them.")
+    moved = [trial for trial in trials if trial.drift is not None]
+    if moved:
+        most = max(moved, key=lambda trial: abs(trial.drift or 0.0))
+        warnings.append(
+            f"{len(moved)} trials drifted while samples were taken, {most.key} most, by {most.drift:+.0%}; their "
+            f"workers were replaced."
+        )
     name = device_name if run.device.startswith("cuda") and device_name else run.device_name
     update = {
         "finished": finished,
@@ -309,6 +318,7 @@ def replace_run(run: Run, trials: Sequence[Trial], finished: str | None, spent: 
         "peaks": tuple(peaks.values()),
         "device_name": name,
         "warnings": tuple(dict.fromkeys(warnings)),
+        "after": read_moment(),
     }
     return run.model_copy(update=update)
 

@@ -54,7 +54,8 @@ def stored_run(folder: Path) -> StoredRun:
     if stored.measurements or not stored.trials:
         return stored
     run = stored.run
-    return replace(stored, measurements=tuple(measurements(stored.trials, ar_generators(run.pairs), stated(run))))
+    found = measurements(stored.trials, ar_generators(run.pairs), stated(run), run.plan)
+    return replace(stored, measurements=tuple(found))
 
 
 def run_document(stored: StoredRun, files: Sequence[Path] = ()) -> dict[str, Any]:

@@ -32,7 +32,7 @@ from ..profiles.record import Cell, TextQuality, Value, WorkerInfo
 from .judge import Judge
 from .likelihood import held_out_metrics
 from .measured_memory import watch
-from .opened import OpenCell, WorkDiffersError, check_cell
+from .opened import ClocksDisagreeError, OpenCell, WorkDiffersError, check_cell
 from .quality import source_of, text_quality
 from .studies import pair_studies
 from .tokenizers import tokenizer_of
@@ -128,6 +128,10 @@ class Worker:
         opened = OpenCell(Cell.model_validate(cell), self._context, self._prompts, self._clock, self._unit_cost)
         self._cells[id] = opened
         return {"prepare_s": opened.prepare()}
+
+    def opened(self, id: str) -> OpenCell:
+        """A cell that is open, for those who work in this process."""
+        return self._cells[id]
 
     def warmup(self, *, id: str, limit_s: float, hard_limit_s: float) -> dict[str, Any]:
         """Generate until consecutive windows agree, within limits."""
@@ -276,6 +280,8 @@ def answer(worker: Worker, request: dict[str, Any]) -> dict[str, Any]:
         return {"ok": False, "code": "input", "message": str(error)}
     except WorkDiffersError as error:
         return {"ok": False, "code": "work", "message": str(error)}
+    except ClocksDisagreeError as error:
+        return {"ok": False, "code": "clock", "message": str(error)}
     except (torch.OutOfMemoryError, MemoryError) as error:
         return {"ok": False, "code": "out_of_memory", "message": _one_line(error)}
     except Exception as error:

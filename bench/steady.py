@@ -1,9 +1,12 @@
-"""When a cell has warmed up: the medians of two consecutive windows of samples agree."""
+"""When a cell has warmed up: the medians of two consecutive windows of samples agree; and when it drifts afterwards."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import median
+
+import numpy as np
 
 
 def windows_agree(values: Sequence[float], window: int, tolerance: float = 0.05) -> bool:
@@ -14,3 +17,20 @@ def windows_agree(values: Sequence[float], window: int, tolerance: float = 0.05)
     shift = abs(median(after) / median(before) - 1)
     noise = max(max(part) / min(part) - 1 for part in (before, after))
     return shift < max(tolerance, min(noise, 0.5))
+
+
+def drift(values: Sequence[float], least: float = 0.05) -> float | None:
+    """By how much a series moved, the median of its last third over that of its first, minus 1; None if it stayed.
+
+    It moved if that is more than `least` and if so many later values lie on one side of earlier ones that chance would
+    do it once in a thousand (Kendall's tau against time, its normal law; fewer than nine values cannot show it).
+    """
+    n = len(values)
+    if n < 9:
+        return None
+    series = np.asarray(values)
+    concordance = float(np.sign(series[None, :] - series[:, None])[np.triu_indices(n, 1)].sum())
+    z = concordance / math.sqrt(n * (n - 1) * (2 * n + 5) / 18)
+    third = n // 3
+    change = median(values[-third:]) / median(values[:third]) - 1
+    return change if abs(z) > 3.29 and abs(change) > least else None

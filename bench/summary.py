@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from statistics import median
+from statistics import median, quantiles
 
 from ..models.names import AR, HF_DYNAMIC, HF_STATIC
 from ..profiles.hardware import Datasheet
@@ -80,16 +80,21 @@ _ABSENT = {
     "memory_peak_b": "this system does not tell a process its peak memory",
     "prepare_s": "not recorded",
     "observer_share": "not recorded",
+    "outlier_share": "fewer than eight samples a process",
 }
 
 
+_SHARES = ("outlier_share", "discarded_share")
 _AUDITED = ("cache_logit_distance", "cache_argmax_changed", "cache_tokens_changed")
 
 
 def measurements(
-    trials: Sequence[Trial], own: Mapping[str, str] | None = None, datasheet: Datasheet | None = None
+    trials: Sequence[Trial],
+    own: Mapping[str, str] | None = None,
+    datasheet: Datasheet | None = None,
+    plan: Sequence[Sequence[Cell]] = (),
 ) -> list[Measurement]:
-    """One measurement a cell, in the order in which the cells were first measured.
+    """One measurement a cell, in the order of the plan; cells that it does not name follow as they were measured.
 
     `own` maps a pair to its AR generator: it and transformers' generate on the same weights may be the reference of a
     speed-up. Another checkpoint or a plug-in is measured beside them and never becomes the reference.
@@ -98,7 +103,9 @@ def measurements(
     by_key: dict[str, list[Trial]] = defaultdict(list)
     for trial in trials:
         by_key[trial.key].append(trial)
-    measured = {key: _measure(group, datasheet) for key, group in by_key.items()}
+    ranks = {cell.key: rank for rank, cell in enumerate(cell for cells in plan for cell in cells)}
+    keys = sorted(by_key, key=lambda key: ranks.get(key, len(ranks)))
+    measured = {key: _measure(by_key[key], datasheet) for key in keys}
     best = _fastest_ar(measured.values(), own or {})
     _add_speedups(measured, by_key, best)
     _add_crossovers(measured, best)
@@ -167,8 +174,17 @@ def _counted(trials: Sequence[Trial], datasheet: Datasheet | None) -> dict[str, 
     )  # fmt: skip
     return {
         name: over_processes(columns[name]) if columns[name] else Value(value=None, why=_ABSENT[name])
-        for name in (*names, "memory_peak_b", "prepare_s", "observer_share", *_AUDITED)
+        for name in (*names, "memory_peak_b", "prepare_s", "observer_share", *_SHARES, *_AUDITED)
     }
+
+
+def _outlier_share(values: Sequence[float]) -> float | None:
+    """The share of values beyond Tukey's outer fences, three interquartile ranges from the quartiles."""
+    if len(values) < 8:
+        return None
+    low, _, high = quantiles(values, method="inclusive")
+    reach = 3 * (high - low)
+    return sum(not low - reach <= value <= high + reach for value in values) / len(values)
 
 
 def _joined(trial: Trial, latency: float, datasheet: Datasheet | None) -> dict[str, float | None]:
@@ -196,6 +212,8 @@ def _joined(trial: Trial, latency: float, datasheet: Datasheet | None) -> dict[s
         "memory_peak_b": _number(trial, "memory_peak_b"),
         "prepare_s": trial.prepare_s,
         "observer_share": None if unit is None else events * unit / latency,
+        "outlier_share": _outlier_share([sample.latency_s for sample in trial.counted()]),
+        "discarded_share": 1 - len(trial.counted()) / len(trial.samples),
         **{name: _number(trial, name) for name in _AUDITED},
     }
 

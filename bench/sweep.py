@@ -6,6 +6,7 @@ the right model loaded, and replaced in every process round: the process is the 
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -75,9 +76,26 @@ class Job:
 
     @property
     def rounds(self) -> list[tuple[int, Pairing]]:
-        """(process, pairing) in order: all pairings in process 0, then all in process 1, and so on."""
-        processes = max(pairing.processes for pairing in self.pairings)
-        return [(p, pairing) for p in range(processes) for pairing in self.pairings if p < pairing.processes]
+        """(process, pairing) in order: all pairings in process 0, then all in process 1, and so on.
+
+        Within a process round the order is drawn, of pairs and of each pair's shapes, so that nothing is always
+        measured after the same thing; the pairings of a pair stay together, since they share loaded workers.
+        """
+        found: list[tuple[int, Pairing]] = []
+        for process in range(max(pairing.processes for pairing in self.pairings)):
+            draw = random.Random(f"{self.suite.seed}:{process}")
+            loads: dict[tuple[str, str], list[Pairing]] = {}
+            for pairing in self.pairings:
+                if process < pairing.processes:
+                    loads.setdefault((pairing.cells[0].pair, pairing.cells[0].dtype), []).append(pairing)
+            for load in draw.sample(list(loads), len(loads)):
+                found += [(process, pairing) for pairing in draw.sample(loads[load], len(loads[load]))]
+        return found
+
+    def drawn_cells(self, pairing: Pairing, process: int) -> tuple[Cell, ...]:
+        """The cells of a pairing that fit this device, in the order in which this process round takes them in turn."""
+        cells = [cell for cell in pairing.cells if cell.key not in self.unfit]
+        return tuple(random.Random(f"{self.suite.seed}:{process}:{pairing.name}").sample(cells, len(cells)))
 
 
 def load_request(job: Job, pair: str, dtype: str, name: str) -> dict[str, Any]:
@@ -243,9 +261,10 @@ def sweep(
             if f"{pairing.name}#{process}" in job.done:
                 continue
             watcher.pairing(pairing.name, process, number, len(rounds))
-            fitting = pairing.model_copy(update={"cells": tuple(c for c in pairing.cells if c.key not in job.unfit)})
+            fitting = pairing.model_copy(update={"cells": job.drawn_cells(pairing, process)})
             trials = {trial.key: trial for trial in _skipped(job, pairing, process)}
-            for part in _parts(fitting, process, blockwise=pairing.name in job.blockwise):
+            names = list(dict.fromkeys(cell.generator for cell in pairing.cells))
+            for part in _parts(fitting, process, names if pairing.name in job.blockwise else None):
                 try:
                     crew = staff.crew(part, process)
                     if not known:
@@ -271,6 +290,8 @@ def sweep(
                 trials |= {trial.key: trial for trial in measured}
             if process == 0 and job.suite.studies:
                 _study(job, staff, pairing)
+            if any(trial.drift is not None for trial in trials.values()):
+                staff.end()  # whatever grew in a worker is not carried into the next shape
             append_trials(job.folder, [trials[cell.key] for cell in pairing.cells])
         staff.end()
     except BaseException:
@@ -318,15 +339,16 @@ def _study(job: Job, staff: _Staff, pairing: Pairing) -> None:
     write_studies(job.folder, [*known.values(), found])
 
 
-def _parts(pairing: Pairing, process: int, *, blockwise: bool) -> list[Pairing]:
-    """The whole pairing, or, where its workers do not fit side by side, a part a generator in alternating order."""
-    if not pairing.cells or not blockwise:
+def _parts(pairing: Pairing, process: int, blocks: Sequence[str] | None) -> list[Pairing]:
+    """The whole pairing, or, where its workers do not fit side by side, a part for each generator of `blocks`, in this
+    order and in the reverse one by turns."""
+    if blocks is None:
         return [pairing] if pairing.cells else []
-    names = list(dict.fromkeys(cell.generator for cell in pairing.cells))
-    parts = [
-        pairing.model_copy(update={"cells": tuple(c for c in pairing.cells if c.generator == name)}) for name in names
+    return [
+        pairing.model_copy(update={"cells": cells})
+        for name in (blocks if process % 2 == 0 else blocks[::-1])
+        if (cells := tuple(cell for cell in pairing.cells if cell.generator == name))
     ]
-    return parts if process % 2 == 0 else parts[::-1]
 
 
 def _skipped(job: Job, pairing: Pairing, process: int) -> list[Trial]:

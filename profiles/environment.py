@@ -23,7 +23,7 @@ from typing import Any
 
 from .git import git_state
 from .gpus import load_nvml, read_gpus
-from .host import Section, read_cpu, read_memory, read_now, read_system, usable_cpus
+from .host import Section, read_cpu, read_memory, read_now, read_system, read_timer, usable_cpus
 from .limits import read_limits, read_throttling
 
 LIBRARIES = (
@@ -98,8 +98,14 @@ def capture_environment(
         "torch_build": read_torch_build(),
         "variables": read_variables(os.environ if variables is None else variables),
         "git": git_state(package),
-        "now": read_now(root) | read_throttling(root),
+        "timer": read_timer(),
+        "now": read_moment(root),
     }
+
+
+def read_moment(root: Path = Path("/")) -> Section:
+    """What changes from one second to the next; a run reads it at its beginning and at its end."""
+    return read_now(root) | read_throttling(root)
 
 
 def read_python() -> Section:

@@ -124,7 +124,8 @@ class Sample(Stored):
     `time_to_k_s` maps k to the time until the committed contiguous prefix has k tokens (median over rows that emit k).
     `rows_tokens` holds emitted tokens per row. `discarded` says why a sample does not count (None: it counts).
     `foreign_cores` is what other processes and the hypervisor wanted of the processors beyond those that the sample's
-    threads left free, in cores (None: the sample was too short to tell).
+    threads left free, in cores (None: the sample was too short to tell). `wall_s` is the same generation by the host's
+    clock, where that is not the device's.
     """
 
     order: int
@@ -151,6 +152,7 @@ class Sample(Stored):
     rows_tokens: tuple[int, ...] = ()
     observer_events: int = 0
     foreign_cores: float | None = None
+    wall_s: float | None = None
     discarded: str | None = None
 
 
@@ -298,7 +300,9 @@ class Trial(Stored):
 
     `pairing` names the shape and the process round that the cell was measured in; trials of one pairing alternated
     sample by sample. `counters` are values that no clock enters: NFE, tokens, FLOPs, bytes, memory, kernel counts.
-    `clock_reasons` are all that held the GPU's clocks while the pairing took samples (None: not known).
+    `clock_reasons` are all that held the GPU's clocks while the pairing took samples (None: not known). `order` is the
+    cell's place among those of its pairing, which is drawn anew in every process round. `drift` says by how much the
+    latency moved while samples were taken (0.1: 10 % longer at the end), where that is more than noise.
     """
 
     cell: Cell
@@ -321,6 +325,7 @@ class Trial(Stored):
     quality: TextQuality | None = None
     hardware: Hardware | None = None
     clock_reasons: tuple[str, ...] | None = None
+    drift: float | None = None
 
     def counted(self) -> tuple[Sample, ...]:
         """The samples that count: those not discarded."""
@@ -365,7 +370,8 @@ class Run(Stored):
 
     `settings` are the measuring loop's settings, `plan` the cells of every pairing in order. `peaks` are the best
     calibrations seen in this run, by dtype; `device_peaks` what the device reached at the sizes that suit it best.
-    `warnings` are sentences a reader of the numbers must know.
+    `warnings` are sentences a reader of the numbers must know. `environment["now"]` is the machine as the run began,
+    `after` the same readings at its end.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -385,6 +391,7 @@ class Run(Stored):
     pairs: tuple[PairRecord, ...]
     plan: tuple[tuple[Cell, ...], ...]
     environment: dict[str, Any]
+    after: dict[str, Any] = {}
     peaks: tuple[Calibration, ...] = ()
     device_peaks: DevicePeaks | None = None
     warnings: tuple[str, ...] = ()

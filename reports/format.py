@@ -30,7 +30,9 @@ _PREFIXES = {
 }
 # A ratio or count is stored with unit "1"; people read a share in per cent and a count with its noun.
 _SHOWN_UNIT = {
-    **dict.fromkeys(("mfu", "mbu", "roofline_fraction", "observer_share", "kernel_busy"), "%"),
+    **dict.fromkeys(
+        ("mfu", "mbu", "roofline_fraction", "observer_share", "outlier_share", "discarded_share", "kernel_busy"), "%"
+    ),
     **dict.fromkeys(("sm_active", "tensor_active", "dram_active", "sm_occupancy", "gpu_util_nvml"), "%"),
     **dict.fromkeys(("mfu_datasheet", "mbu_datasheet", "fp16_active", "fp32_active", "fp64_active"), "%"),
     "profiler_overhead": "%",

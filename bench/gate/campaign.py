@@ -70,7 +70,9 @@ class Campaign:
             finished = datetime.now(UTC).isoformat(timespec="seconds")
             for name in BOTH:
                 trials = read_run(self.folder / name).trials
-                write_measurements(self.folder / name, measurements(trials, ar_generators(record.pairs)))
+                write_measurements(
+                    self.folder / name, measurements(trials, ar_generators(record.pairs), plan=record.plan)
+                )
                 spent = time.monotonic() - begin
                 write_run(self.folder / name, replace_run(record, trials, finished, spent, bench.device_name))
             same = same_code(bench.infos["base"], bench.infos["head"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,8 +23,25 @@ SLOWDOWN = "DLMBENCH_PLANTED_SLOWDOWN"
 EXTRA_FORWARDS = "DLMBENCH_PLANTED_FORWARDS"
 WHERE = "DLMBENCH_PLANTED_IN"
 """The one generator that gets them, by its built-in name; all where this is not set."""
-AR_PLANTED, DIFFUSION_PLANTED = f"{__name__}:ar", f"{__name__}:masked_diffusion"
-"""The names under which a suite takes the generators of this file."""
+PLANTED = {AR: f"{__name__}:ar", MASKED_DIFFUSION: f"{__name__}:masked_diffusion"}
+"""The names under which a suite takes the generators of this file, by those that they wrap."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planted:
+    """What is planted at head: a share of a generation's time (0.05: 5 %), in one built-in generator; 0.0 in none."""
+
+    slowdown: float = 0.0
+    where: str | None = None
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """The environment of head's workers."""
+        return {} if self.where is None else {SLOWDOWN: str(self.slowdown), WHERE: self.where}
+
+    def is_in(self, key: str) -> bool:
+        """Whether the cell of this key is the slower one."""
+        return self.where is not None and f"/{PLANTED[self.where]}/" in key
 
 
 class Slowed:

@@ -36,27 +36,18 @@ from ...reports.fig_gate import gate_figure
 from ...reports.plotting import style
 from ..handle import Launch
 from ..options import RunOptions
-from ..plan import make_plan
+from ..plan import Plan, make_plan
 from ..progress import Progress
 from .campaign import Campaign
 from .command import only
-from .planted import AR_PLANTED, DIFFUSION_PLANTED, SLOWDOWN, WHERE
+from .planted import PLANTED, Planted
 from .sides import Side
 from .simulate import GATES, Row, Scene, curves, power_curves
 from .trimmed import Floats
 
 SUITE, LIMIT_S, WANTED_S = "ci", 300.0, 180.0
 RECORD, SUMMARY, FIGURE = "gates.jsonl", "gate-study.json", "gate-power-recorded.png"
-_CELLS = {AR: AR_PLANTED, MASKED_DIFFUSION: DIFFUSION_PLANTED}
 Verdict = Literal["PASS", "FAIL", "CHANGED", "INCONCLUSIVE", "INVALID"]
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """What is planted: a share of a generation's time (0.05: 5 %), in one generator; 0.0 in none."""
-
-    slowdown: float
-    where: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,33 +70,30 @@ class Gate:
     load: float | None
 
 
-def kinds(equal: int, planted: int, slowdowns: Sequence[float], seed: int) -> list[Kind]:
+def kinds(equal: int, planted: int, slowdowns: Sequence[float], seed: int) -> list[Planted]:
     """What each gate of the study is, by its number: mixed, and the planted ones in either cell alternately."""
-    found = [Kind(0.0)] * equal
+    found = [Planted()] * equal
     for slowdown in slowdowns:
-        found += [Kind(slowdown, (AR, MASKED_DIFFUSION)[number % 2]) for number in range(planted)]
+        found += [Planted(slowdown, (AR, MASKED_DIFFUSION)[number % 2]) for number in range(planted)]
     random.Random(seed).shuffle(found)
     return found
 
 
-def run_gate(number: int, kind: Kind, policy: Policy = Policy(), limit_s: float = LIMIT_S) -> Gate:  # noqa: B008
+def run_gate(number: int, planted: Planted) -> Gate:
     """Measure and judge one gate in a temporary folder."""
     started = datetime.now(UTC).isoformat(timespec="seconds")
     load = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     begin = time.monotonic()
-    planted = {} if kind.where is None else {SLOWDOWN: str(kind.slowdown), WHERE: kind.where}
-    sides = Side("base", Launch()), Side("head", Launch(variables=planted))
-    options = RunOptions(suite=SUITE, generators=tuple(_CELLS.values()), device="cpu", threads=1, seed=number)
-    plan = only(make_plan(options), options.generators)
+    policy, (options, plan), sides = Policy(), planted_plan(number), planted_sides(planted)
     quiet = Progress(Console(file=sys.stderr), quiet=True)
     with tempfile.TemporaryDirectory(prefix="dlmbench-study-") as folder:
         campaign = Campaign(plan, sides, Path(folder), quiet, options, ("dlmbench", "gate"))
-        result = campaign.run(policy, limit_s)
+        result = campaign.run(policy, LIMIT_S)
         evidence = campaign.evidence(policy)
     return Gate(
         number=number,
-        slowdown=kind.slowdown,
-        where=kind.where,
+        slowdown=planted.slowdown,
+        where=planted.where,
         verdict=result.verdict,
         code=result.outcome.code,
         seconds=round(time.monotonic() - begin, 2),
@@ -117,6 +105,17 @@ def run_gate(number: int, kind: Kind, policy: Policy = Policy(), limit_s: float 
         started=started,
         load=load,
     )
+
+
+def planted_plan(seed: int) -> tuple[RunOptions, Plan]:
+    """Suite `ci` with the two generators in which a slowdown can be planted, and none besides."""
+    options = RunOptions(suite=SUITE, generators=tuple(PLANTED.values()), device="cpu", threads=1, seed=seed)
+    return options, only(make_plan(options), options.generators)
+
+
+def planted_sides(planted: Planted) -> tuple[Side, Side]:
+    """This dlmbench against itself, with what is planted at head."""
+    return Side("base", Launch()), Side("head", Launch(variables=planted.variables))
 
 
 def _failed(result: GateResult) -> tuple[str, ...]:
@@ -149,16 +148,14 @@ def read_gates(folder: Path) -> list[Gate]:
     return sorted(found, key=lambda gate: gate.number)
 
 
-def truth(gate: Gate) -> str | None:
-    """The cell that is slower in truth; None of equal programs."""
-    if gate.where is None:
-        return None
-    return next((key for key in gate.log_ratios if f"/{_CELLS[gate.where]}/" in key), None)
+def slower_in_truth(gate: Gate, key: str) -> bool:
+    """Whether the slowdown was planted in this cell."""
+    return Planted(gate.slowdown, gate.where).is_in(key)
 
 
 def found_it(gate: Gate) -> bool:
     """Whether the gate failed, and for the cell that is slower in truth alone."""
-    return gate.verdict == "FAIL" and gate.failed == (truth(gate),)
+    return gate.verdict == "FAIL" and all(slower_in_truth(gate, key) for key in gate.failed)
 
 
 def summary(gates: Sequence[Gate], policy: Policy) -> list[dict[str, Any]]:
@@ -185,8 +182,8 @@ def summary(gates: Sequence[Gate], policy: Policy) -> list[dict[str, Any]]:
         }
         row["pairs"] = {"mean": float(np.mean([gate.pairs for gate in some])), "max": max(g.pairs for g in some)}
         row["change_seen"] = {
-            "planted": _change(some, lambda gate, key: key == truth(gate)),
-            "equal": _change(some, lambda gate, key: key != truth(gate)),
+            "planted": _change(some, slower_in_truth),
+            "equal": _change(some, lambda gate, key: not slower_in_truth(gate, key)),
         }
         rows.append(row)
     return rows
@@ -209,7 +206,7 @@ def recorded_pairs(gates: Sequence[Gate]) -> Floats:
 
 
 def report(folder: Path, planned: int, again: int, seed: int) -> list[str]:
-    """Write the summary and the figure; returns the table's lines. Raises InputError if no equal programs are recorded."""
+    """Write the summary and the figure; returns the table's lines. Raises InputError without a gate of equal ones."""
     gates, policy = read_gates(folder), Policy()
     if not any(not gate.slowdown and gate.log_ratios for gate in gates):
         raise InputError(f"{folder / RECORD}: no gate of equal programs is recorded yet; run the study first")

@@ -489,9 +489,29 @@ def test_samples_of_a_device_that_was_not_itself_are_invalid(
     trials = scene.measure(given={"meter": Meter(scene, held, foreign)})
     for trial in trials.values():
         assert trial.reason is not None
-        assert (trial.status, trial.reason.code, len(trial.samples)) == ("invalid", code, 4)
+        # Sampled twice, and nothing of either counts.
+        assert (trial.status, trial.reason.code, len(trial.samples)) == ("invalid", code, 8)
         assert words in trial.reason.message
+        assert not trial.counted()
         assert trial.clock_reasons == held
+
+
+def test_what_was_sampled_while_the_device_was_not_itself_is_sampled_again(scene: Scene) -> None:
+    meter = Meter(scene, ("hardware_thermal",))
+    ask = meter.reasons
+
+    def once(**window: float) -> tuple[tuple[str, ...] | None, int | None]:
+        found = ask(**window)
+        meter.held = ()
+        return found
+
+    meter.reasons = once  # type: ignore[method-assign]
+    for trial in scene.measure(given={"meter": meter}).values():
+        assert (trial.status, len(trial.samples), len(trial.counted())) == ("ok", 8, 4)
+        assert {sample.discarded for sample in trial.samples[:4]} == {
+            "the clocks were held by hardware_thermal while samples were taken"
+        }
+        assert trial.clock_reasons == ()
 
 
 @pytest.mark.parametrize(("held", "foreign"), [(("software_power_cap", "idle"), 0), ((), None), (None, None)])

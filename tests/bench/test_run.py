@@ -69,7 +69,7 @@ def test_the_record_is_complete_and_agrees_with_itself(tmp_path: Path, measure: 
     # Two shapes of three cells in two processes.
     assert len(stored.trials) == 12
     assert [m.key for m in stored.measurements] == [cell.key for cells in stored.run.plan for cell in cells]
-    assert list(stored.measurements) == measurements(stored.trials), "made from the trials alone"
+    assert list(stored.measurements) == measurements(stored.trials, plan=stored.run.plan), "made from the trials alone"
     assert all(trial.key == trial.cell.key for trial in stored.trials)
 
 

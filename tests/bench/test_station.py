@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from dlmbench.bench.opened import ClocksDisagreeError, OpenCell, agree
 from dlmbench.models.pairs import load_pair
 from dlmbench.profiles.perfetto import trace_tracks
 from dlmbench.profiles.record import Cell
@@ -248,3 +249,21 @@ def test_a_worker_takes_a_gpu_by_either_name(device: str) -> None:
         dtype="bfloat16", device=device, threads=1, prompts=None, tokenizer="source",
     )  # fmt: skip
     assert worker.calibrate(dtype="bfloat16")["calibration"]["matrix"] == 8192
+
+
+def test_a_device_that_counts_more_time_than_went_by_is_not_believed() -> None:
+    agree(0.1, 0.1)
+    agree(0.1 + 9e-5, 0.1)  # what two clocks may differ by
+    agree(0.05, 0.1)  # the host waited besides
+    with pytest.raises(ClocksDisagreeError, match=r"0\.103000 s by the device's events, but only 0\.100000 s"):
+        agree(0.103, 0.1)
+
+
+def test_a_clock_that_is_not_believed_makes_a_sample_invalid(
+    ask: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise ClocksDisagreeError("2 s, but only 1 s")
+
+    monkeypatch.setattr(OpenCell, "generate", refuse)
+    assert ask("Good")["code"] == "clock"

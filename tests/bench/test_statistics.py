@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import warnings
 
 import numpy as np
@@ -18,7 +19,7 @@ from dlmbench.bench.statistics import (
     over_processes,
     within_process,
 )
-from dlmbench.bench.steady import windows_agree
+from dlmbench.bench.steady import drift, windows_agree
 
 positive = st.floats(min_value=1e-6, max_value=1e6)
 
@@ -266,3 +267,22 @@ def test_within_a_process_two_samples_show_their_range_and_more_their_interval()
     assert width is not None
     assert within_process(values) == (pytest.approx(math.exp(-width)), pytest.approx(math.exp(width)))
     assert within_process([0.0, 1.0, 3.0]) == (0.0, 3.0)  # no logarithm of zero: the range
+
+
+# Drift
+
+
+@pytest.mark.parametrize("change", [0.2, -0.2])
+def test_a_series_that_moves_drifts_by_as_much_as_its_ends_differ(change: float) -> None:
+    draw = random.Random(3)
+    series = [1 + change * i / 29 + 0.01 * draw.random() for i in range(30)]
+    assert drift(series) == pytest.approx(change * 20 / 29, abs=0.03)
+
+
+def test_noise_steps_too_small_and_short_series_are_no_drift() -> None:
+    draw = random.Random(4)
+    series = [[draw.gauss(1, 0.1) for _ in range(30)] for _ in range(2000)]
+    assert sum(drift(values) is not None for values in series) < 10  # one in a thousand, and half of them too small
+    assert drift([1 + 0.001 * i for i in range(30)]) is None
+    assert drift([1.0, 1.2, 1.4, 1.6, 1.8, 2.0, 2.2, 2.4]) is None
+    assert drift([1.0] * 20) is None

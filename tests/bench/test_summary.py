@@ -128,6 +128,19 @@ def test_counters_by_hand(fakes: ModuleType, one: Any) -> None:
     assert (m["memory_peak_b"].value, m["prepare_s"].value) == (7.0, 0.5)
 
 
+def test_outliers_are_kept_and_counted_and_what_was_discarded_too(fakes: ModuleType, one: Any) -> None:
+    """Of 10 values between 1.0 and 1.9 the quartiles are 1.225 and 1.675: the fences lie at -0.125 and 3.025."""
+    cell = fakes.cell()
+    kept = [fakes.sample(cell, latency, number) for number, latency in enumerate([1 + 0.1 * i for i in range(9)] + [4])]
+    lost = fakes.sample(cell, 1.0, 10, discarded="disturbed")
+    m = one([fakes.trial(cell, samples=(*kept, lost))]).metrics
+    assert m["outlier_share"].value == pytest.approx(0.1)
+    assert m["discarded_share"].value == pytest.approx(1 / 11)
+    assert m["latency_s"].value == pytest.approx(1.45)
+    few = one([fakes.trial(cell, samples=tuple(kept[:7]))]).metrics["outlier_share"]
+    assert (few.value, few.why) == (None, "fewer than eight samples a process")
+
+
 def test_without_a_calibration_nothing_is_divided_by_a_guess(fakes: ModuleType, one: Any) -> None:
     counters = {"model_flops": 2e9, "model_bytes": 1e8, "floor_s": 0.25}
     m = one(

@@ -55,18 +55,59 @@ def trials(folder: Path) -> list[Trial]:
 
 
 def test_all_pairings_in_one_process_round_then_all_in_the_next(tmp_path: Path, handles: Any) -> None:
-    watcher = Silent()
-    assert sweep(job(tmp_path), watcher) == "fake"
-    names = ["small/P=32,L=8,B=1,float32", "small/P=32,L=16,B=1,float32"]
-    assert watcher.pairings == [(name, process) for process in (0, 1) for name in names]
+    watcher, planned = Silent(), job(tmp_path)
+    assert sweep(planned, watcher) == "fake"
+    names = {"small/P=32,L=8,B=1,float32", "small/P=32,L=16,B=1,float32"}
+    assert watcher.pairings == [(pairing.name, process) for process, pairing in planned.rounds]
+    assert [process for _, process in watcher.pairings] == [0, 0, 1, 1]
+    assert {name for name, process in watcher.pairings if process == 1} == names
     assert [(t.pairing, t.process) for t in trials(tmp_path)] == [
-        (f"{name}#{process}", process) for process in (0, 1) for name in names for _ in "AB"
+        (f"{name}#{process}", process) for name, process in watcher.pairings for _ in "AB"
     ]
+
+
+def test_the_order_is_drawn_anew_in_every_round_and_each_pair_stays_together(tmp_path: Path) -> None:
+    planned = job(tmp_path, processes=12, lengths=[8, 16, 32], pairs=["small", "small-block"])
+    rounds = planned.rounds
+    orders = [tuple(pairing.name for process, pairing in rounds if process == number) for number in range(12)]
+    assert len(set(orders)) > 6
+    for order in orders:
+        pairs = [name.split("/")[0] for name in order]
+        assert pairs in (["small"] * 3 + ["small-block"] * 3, ["small-block"] * 3 + ["small"] * 3)
+    first = planned.pairings[0]
+    cells = {planned.drawn_cells(first, process) for process in range(12)}
+    assert len(cells) == 2
+    assert all({*found} == {*first.cells} for found in cells)
+    # The same seed draws the same order: a run that is resumed goes on with it.
+    assert job(tmp_path, processes=12, lengths=[8, 16, 32], pairs=["small", "small-block"]).rounds == rounds
+
+
+def test_the_place_of_a_cell_among_its_mates_is_recorded(tmp_path: Path, handles: Any) -> None:
+    planned = job(tmp_path, processes=6, lengths=[8])
+    sweep(planned, Silent())
+    first = planned.pairings[0]
+    for trial in trials(tmp_path):
+        assert trial.order == planned.drawn_cells(first, trial.process).index(trial.cell)
+    assert {trial.order for trial in trials(tmp_path) if trial.cell.side == "ar"} == {0, 1}
+
+
+def test_a_worker_that_drifted_is_not_used_for_the_next_shape(tmp_path: Path, handles: Any) -> None:
+    def plan(handle: Any) -> None:
+        handle.worker.latency = lambda _, number: 0.01 * (1 + (0.1 * number if handle.number < 2 else 0.001 * number))
+
+    handles.plan = staticmethod(plan)
+    planned = job(tmp_path, processes=1)
+    sweep(replace(planned, suite=planned.suite.model_copy(update={"max_samples": 12})), Silent())
+    assert len(handles.started) == 4
+    moved = [trial.drift for trial in trials(tmp_path)]
+    assert [found is not None for found in moved] == [True, True, False, False]
+    assert moved[0] == pytest.approx((1 + 0.95) / (1 + 0.15) - 1, rel=0.2)
 
 
 def test_workers_are_kept_within_a_round_and_fresh_in_the_next(tmp_path: Path, handles: Any) -> None:
     sweep(job(tmp_path), Silent())
-    assert [handle.generator for handle in handles.started] == ["ar", "masked-diffusion"] * 2
+    generators = [handle.generator for handle in handles.started]
+    assert [sorted(generators[:2]), sorted(generators[2:])] == [["ar", "masked-diffusion"]] * 2
     assert all(handle.ended for handle in handles.started)
     workers = {(t.process, t.cell.generator, t.worker.pid) for t in trials(tmp_path) if t.worker}
     assert len(workers) == len({pid for _, _, pid in workers}) == 4
@@ -74,12 +115,9 @@ def test_workers_are_kept_within_a_round_and_fresh_in_the_next(tmp_path: Path, h
 
 def test_another_model_gets_other_workers(tmp_path: Path, handles: Any) -> None:
     sweep(job(tmp_path, processes=1, lengths=[8], dtypes=["float32", "bfloat16"]), Silent())
-    assert [(h.generator, h.load["dtype"]) for h in handles.started] == [
-        ("ar", "float32"),
-        ("masked-diffusion", "float32"),
-        ("ar", "bfloat16"),
-        ("masked-diffusion", "bfloat16"),
-    ]
+    started = [(h.generator, h.load["dtype"]) for h in handles.started]
+    assert {*started} == {(name, dtype) for name in ("ar", "masked-diffusion") for dtype in ("float32", "bfloat16")}
+    assert len({dtype for _, dtype in started[:2]}) == len({dtype for _, dtype in started[2:]}) == 1
 
 
 def test_each_side_loads_its_own_shape_and_the_same_seed(tmp_path: Path, handles: Any) -> None:
@@ -108,7 +146,7 @@ def test_cells_that_do_not_fit_are_skipped_with_their_reason(tmp_path: Path, han
     sweep(replace(whole, unfit={key: "needs 9 GB"}), Silent())
     found = {t.key: t for t in trials(tmp_path)}
     assert (found[key].status, found[key].reason and found[key].reason.message) == ("skipped", "needs 9 GB")
-    assert [t.status for t in trials(tmp_path)] == ["ok", "skipped", "ok", "ok"]
+    assert sorted(t.status for t in trials(tmp_path)) == ["ok", "ok", "ok", "skipped"]
 
 
 def test_a_pairing_in_which_nothing_fits_is_written_down(tmp_path: Path, handles: Any) -> None:
@@ -180,13 +218,15 @@ def test_a_replacement_that_cannot_start_costs_no_cell_of_the_next_pairing(
     tmp_path: Path, handles: Any, fakes: ModuleType
 ) -> None:
     def plan(handle: Any) -> None:
-        if handle.number == 1:
-            handle.worker.failures["sample", "small/masked-diffusion/L=8,T=8"] = [fakes.died()]
+        if handle.number < 2 and handle.generator == "masked-diffusion":
+            handle.worker.failures["sample", key] = [fakes.died()]
         if handle.number == 2:
             handle.load_error = fakes.died("hang")
 
+    planned = job(tmp_path, processes=1)
+    key = next(cell.key for cell in planned.rounds[0][1].cells if cell.side == "diffusion")
     handles.plan = staticmethod(plan)
-    sweep(job(tmp_path, processes=1), Silent())
+    sweep(planned, Silent())
     assert [t.status for t in trials(tmp_path)] == ["ok", "failed", "ok", "ok"]
 
 
@@ -198,7 +238,8 @@ def test_an_interruption_kills_the_workers_and_keeps_what_was_finished(tmp_path:
 
     with pytest.raises(KeyboardInterrupt):
         sweep(job(tmp_path), Interrupting())
-    assert {t.cell.length for t in trials(tmp_path)} == {8}
+    (_, first), *_ = job(tmp_path).rounds
+    assert [t.key for t in trials(tmp_path)] == [cell.key for cell in first.cells]
     assert all(handle.killed for handle in handles.started)
 
 
@@ -231,8 +272,11 @@ def test_a_worker_that_the_next_shape_needs_keeps_its_model(tmp_path: Path, hand
     first, second = planned.pairings
     extra = first.cells[0].model_copy(update={"generator": "hf"})
     first = first.model_copy(update={"cells": (*first.cells, extra)})
-    sweep(replace(planned, pairings=(first, second)), Silent())
-    assert [handle.generator for handle in handles.started] == ["ar", "masked-diffusion", "hf"]
+    seeded = planned.suite.model_copy(update={"seed": 4})  # which draws the order as it is
+    planned = replace(planned, suite=seeded, pairings=(first, second))
+    assert planned.rounds == [(0, first), (0, second)]
+    sweep(planned, Silent())
+    assert sorted(handle.generator for handle in handles.started) == ["ar", "hf", "masked-diffusion"]
     assert all(handle.ended for handle in handles.started)
 
 
@@ -283,7 +327,7 @@ def test_idle_power_is_read_when_all_models_are_loaded_and_nothing_ran(tmp_path:
     meters.watch_idle = watch_idle  # type: ignore[method-assign]
     with pytest.raises(KeyboardInterrupt):
         sweep(replace(job(tmp_path, hardware=True), device="cuda"), Silent(), start_meter=meters.start)
-    assert running == [[("ar", []), ("masked-diffusion", [])]]
+    assert [sorted(seen) for seen in running] == [[("ar", []), ("masked-diffusion", [])]]
     assert meters.told == [{"uuid": "aaaa-1", "index": 0}, "close"]
     assert all(handle.killed for handle in handles.started)
 

@@ -71,7 +71,8 @@ def test_every_thread_stays_there_and_so_do_new_ones(child: subprocess.Popen[byt
     threads = [int(name) for name in os.listdir(f"/proc/{child.pid}/task")]
     assert len(threads) == 2
     assert all(os.sched_getaffinity(thread) == {cpu} for thread in threads)
-    assert child.stdin is not None and child.stdout is not None
+    assert child.stdin is not None
+    assert child.stdout is not None
     child.stdin.close()
     assert child.stdout.readline().decode().strip() == str([cpu])
 
