@@ -11,8 +11,9 @@ OUT    ?= runs/gpu
 run: $(VENV)/installed
 	$(BIN)/dlmbench run
 
+# Files side by side; a file's tests share what is slow to make. No test goes by the clock.
 test: $(VENV)/installed-test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

@@ -14,7 +14,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from .host import core_names, usable_cpus
+from .host import core_names, parse_cpu_list, read_int, read_text, usable_cpus
 
 # Whoever sets one of these has bound the threads already.
 _BOUND_BY = ("OMP_PROC_BIND", "OMP_PLACES", "GOMP_CPU_AFFINITY", "KMP_AFFINITY")
@@ -30,12 +30,15 @@ def shared_cpus(
 ) -> tuple[int, ...] | None:
     """The processors on which workers of so many threads take their turns, others at each `turn` where there are more.
 
-    One hardware thread a core as far as that goes. None where there is no choice: a system that does not pin, no
-    processor to spare, or threads that the user's environment variables bind. `usable` and `cores` (a core's name by
-    processor) are by default those of this machine.
+    One hardware thread a core as far as that goes, and none but the fastest kind of core if there are enough of them:
+    processes on others would differ by the core, not by the program. None where there is no choice: a system that does
+    not pin, no processor to spare, or threads that the user's environment variables bind. `usable` and `cores` (a
+    core's name by processor) are by default those of this machine.
     """
     if usable is None:
         usable = sorted(usable_cpus() or ())
+        best = fastest_cpus(usable)
+        usable = best if threads < len(best) else usable
     if not hasattr(os, "sched_setaffinity") or threads >= len(usable) or any(variables.get(n) for n in _BOUND_BY):
         return None
     names = core_names(usable) if cores is None else cores
@@ -48,6 +51,17 @@ def shared_cpus(
     ordered = sorted(usable, key=lambda cpu: (rank[cpu], cpu))
     first = turn * threads % len(ordered)
     return tuple(sorted((ordered + ordered)[first : first + threads]))
+
+
+def fastest_cpus(cpus: Sequence[int], root: Path = Path("/")) -> list[int]:
+    """Those of `cpus` that are on the fastest kind of core (hybrid x86, big.LITTLE); all where there is one kind."""
+    performance = parse_cpu_list(read_text(root / "sys/devices/cpu_core/cpus"))
+    if performance:
+        return [cpu for cpu in cpus if cpu in performance]
+    folder = root / "sys/devices/system/cpu"
+    capacities = {cpu: read_int(folder / f"cpu{cpu}/cpu_capacity") or 0 for cpu in cpus}
+    most = max(capacities.values(), default=0)
+    return [cpu for cpu in cpus if capacities[cpu] == most]
 
 
 def pin(pid: int, cpus: Sequence[int], tasks: Path | None = None) -> bool:

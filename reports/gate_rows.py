@@ -11,7 +11,17 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ..profiles.gate import SEVERITY, CellJudgement, Counted, GateResult, Policy, Reasoned, TimedJudgement, Verdict
+from ..profiles.gate import (
+    SEVERITY,
+    CellJudgement,
+    CellPolicy,
+    Counted,
+    GateResult,
+    Policy,
+    Reasoned,
+    TimedJudgement,
+    Verdict,
+)
 from ..profiles.gate_record import GateDocument, GateSide
 from ..profiles.record import Value
 from .format import MISSING, format_number, format_point, metric_header, percent, shown_unit
@@ -204,14 +214,31 @@ def duration_words(seconds: float | None) -> str:
 
 
 def policy_words(policy: Policy) -> str:
-    """The policy in one line."""
+    """The policy in one line, with what it leaves out and what it wants of single cells."""
     margins = "; ".join(
         f"{plain(metric)} {margin_words(metric, margin.relative, margin.floor)}"
         for metric, margin in policy.margins.items()
     )
     tolerances = "; ".join(f"{plain(name)} {100 * share:.3g} %" for name, share in policy.counters.items() if share)
     changed = "accepted" if policy.accept_changed else "not accepted"
-    return (
-        f"alpha {policy.alpha:g}, level {policy.level:g}; margins: {margins or 'none'}; counters exactly"
-        f"{f', but {tolerances}' if tolerances else ''}; changed work {changed}"
-    )
+    words = [
+        f"alpha {policy.alpha:g}, level {policy.level:g}",
+        f"margins: {margins or 'none'}",
+        f"counters exactly{f', but {tolerances}' if tolerances else ''}",
+        f"changed work {changed}",
+    ]
+    if policy.ungated:
+        words.append(f"not gated: {', '.join(map(plain, policy.ungated))}")
+    words += [f"in {plain(cell.match)}: {_cell_policy_words(cell)}" for cell in policy.cells]
+    return "; ".join(words)
+
+
+def _cell_policy_words(cell: CellPolicy) -> str:
+    found = []
+    for metric, change in cell.margins.items():
+        relative = "" if change.relative is None else f" {100 * change.relative:.3g} %"
+        floor = "" if change.floor is None else f" floor {change.floor:g}"
+        found.append(f"{plain(metric)}{relative}{floor}")
+    found += [f"{plain(name)} {100 * share:.3g} %" for name, share in cell.counters.items()]
+    found += [f"{plain(name)} not gated" for name in cell.ungated]
+    return ", ".join(found) or "as elsewhere"

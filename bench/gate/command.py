@@ -75,7 +75,7 @@ def gate_command(
 def policy_of(options: GateOptions) -> Policy:
     """The policy of the file given, or the default one, with the flags given."""
     policy = Policy() if options.policy is None else read_policy(options.policy)
-    policy = overridden(
+    return overridden(
         policy,
         alpha=options.alpha,
         looks=options.looks,
@@ -83,8 +83,6 @@ def policy_of(options: GateOptions) -> Policy:
         floors=options.floors,
         accept_changed=True if options.accept_changed else None,
     )
-    # Learning wants as many pairs as there may be, and looks at them once.
-    return policy.model_copy(update={"looks": policy.looks[-1:]}) if options.learn_margins else policy
 
 
 def _stored(options: GateOptions, policy: Policy) -> tuple[GateResult, tuple[StoredRun, StoredRun]]:
@@ -115,13 +113,13 @@ def _measured(
         if options.only_generators:
             plan = only(plan, run_options.generators)
         campaign = Campaign(plan, sides, folder, progress, run_options, command)
-        looked = campaign.run(policy, options.budget_s)
+        # Learning wants as many pairs as there may be, and looks at them once.
+        once = policy.model_copy(update={"looks": policy.looks[-1:]})
+        looked = campaign.run(once if options.learn_margins else policy, options.budget_s)
         for note in campaign.notes:
             progress.note(note)
         if options.learn_margins:
-            learned_policy, learned = learn_margins(
-                campaign.evidence(policy), policy_of(replace(options, learn_margins=False))
-            )
+            learned_policy, learned = learn_margins(campaign.evidence(policy), policy)
             (folder / LEARNED).write_text(learned_toml(learned_policy, learned), encoding="utf-8")
             _show_learned(learned, folder / LEARNED, console)
         return looked, _names(options)

@@ -10,9 +10,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ...profiles.gate import CellEvidence, GateResult, Policy, Reasoned
+from ...profiles.gate import CellEvidence, GateResult, Policy
 from ...profiles.record import Cell, Reason, Trial
 from .evidence import paired_evidence
+from .reasons import reason
 from .sides import SideName
 
 Trials = dict[SideName, list[Trial]]
@@ -108,10 +109,10 @@ def _out_of_budget(result: GateResult, budget_s: float, pairs: int) -> GateResul
         f"the budget of {budget_s:g} s was spent after {pairs} pairs, before a verdict stood; give a larger --budget, "
         f"a quieter machine or wider margins"
     )
-    outcome = Reasoned(verdict="INCONCLUSIVE", code="budget", message=message)
+    outcome = reason("budget", message)
     return result.model_copy(update={"outcome": outcome, "next_look": None})
 
 
 def _not_the_ref(result: GateResult, why: Reason) -> GateResult:
-    outcome = Reasoned(verdict="INVALID", code=why.code, message=why.message)
+    outcome = reason(why.code, why.message)
     return result.model_copy(update={"verdict": "INVALID", "outcome": outcome, "next_look": None})

@@ -40,6 +40,8 @@ REASONS: dict[str, tuple[Verdict, str]] = {
     "metric_missing": ("INVALID", "a metric that has a margin and that no cell has"),
     "duplicate_cell": ("INVALID", "a key that more than one cell has"),
     "no_cells": ("INVALID", "nothing was compared"),
+    "not_the_ref": ("INVALID", "a worker did not run the code that was asked for"),
+    "budget": ("INCONCLUSIVE", "the time allowed was spent before a verdict stood"),
 }  # fmt: skip
 
 

@@ -7,11 +7,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from dlmbench.profiles.host import core_names, usable_cpus
-from dlmbench.profiles.pinning import pin, shared_cpus
+from dlmbench.profiles.pinning import fastest_cpus, pin, shared_cpus
 
 # Four processors on two cores, as Linux numbers them with hardware threads.
 SIBLINGS = {0: "0,2", 1: "1,3", 2: "0,2", 3: "1,3"}
@@ -32,6 +33,19 @@ def test_two_threads_get_a_core_each() -> None:
 
 def test_cores_without_a_name_count_as_cores() -> None:
     assert shared_cpus(2, 1, usable=(4, 5, 6), cores={}, variables={}) == (4, 6)
+
+
+def test_the_fastest_kind_of_core_is_told_from_the_others(tmp_path: Path) -> None:
+    assert fastest_cpus([0, 1, 2], tmp_path) == [0, 1, 2]
+    folder = tmp_path / "sys/devices/system/cpu"
+    for cpu, capacity in enumerate((446, 446, 1024, 1024)):
+        (folder / f"cpu{cpu}").mkdir(parents=True)
+        (folder / f"cpu{cpu}/cpu_capacity").write_text(f"{capacity}\n")
+    assert fastest_cpus([0, 1, 2, 3], tmp_path) == [2, 3]
+    assert fastest_cpus([0, 1], tmp_path) == [0, 1]
+    (tmp_path / "sys/devices/cpu_core").mkdir()
+    (tmp_path / "sys/devices/cpu_core/cpus").write_text("0-1\n")
+    assert fastest_cpus([0, 1, 2, 3], tmp_path) == [0, 1]
 
 
 @pytest.mark.parametrize("threads", [4, 5])

@@ -10,7 +10,7 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from dlmbench.profiles.gate import Margin, Policy
+from dlmbench.profiles.gate import CellPolicy, Margin, MarginChange, Policy
 from dlmbench.profiles.gate_record import GateDocument
 from dlmbench.reports.format import percent
 from dlmbench.reports.gate_rows import (
@@ -116,6 +116,21 @@ def test_the_policy_is_one_line() -> None:
         "alpha 0.01, level 0.95; margins: latency_s 3 %, 50.0 µs; counters exactly, but memory_peak_b 5 %; "
         "changed work not accepted"
     )
+
+
+def test_what_a_policy_leaves_out_and_wants_of_single_cells_is_said() -> None:
+    policy = Policy(
+        ungated=("launches",),
+        cells=(
+            CellPolicy(match="small/ar/*", margins={"latency_s": MarginChange(relative=0.1)}, ungated=("nfe",)),
+            CellPolicy(match="*,B=8", margins={"latency_s": MarginChange(floor=1e-3)}, counters={"model_flops": 0.01}),
+        ),
+    )
+    assert policy_words(policy).split("; ")[-3:] == [
+        "not gated: launches",
+        "in small/ar/*: latency_s 10 %, nfe not gated",
+        "in *,B=8: latency_s floor 0.001, model_flops 1 %",
+    ]
 
 
 def test_several_metrics_of_a_cell_say_their_own_verdicts(gates: ModuleType) -> None:
