@@ -98,14 +98,13 @@ def capture_environment(
         "torch_build": read_torch_build(),
         "variables": read_variables(os.environ if variables is None else variables),
         "git": git_state(package),
-        "timer": read_timer(),
         "now": read_moment(root),
     }
 
 
 def read_moment(root: Path = Path("/")) -> Section:
     """What changes from one second to the next; a run reads it at its beginning and at its end."""
-    return read_now(root) | read_throttling(root)
+    return read_now(root) | read_throttling(root) | {"timer": read_timer()}
 
 
 def read_python() -> Section:

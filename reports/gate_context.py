@@ -12,8 +12,14 @@ from ..profiles.store import StoredRun
 from .conditions import conditions
 from .format import MISSING
 
+Revision = tuple[str | None, bool | None]
+"""A commit, and whether what was measured differs from it."""
+
 # Differences that are the gate's question, or its two sides' own, and so no difference of conditions.
-_OWN = ("commit", "dlmbench", "environment.git.commit", "environment.git.dirty")
+_OWN = (
+    "commit", "dlmbench",
+    *(f"environment.{git}.{what}" for git in ("git", "working_git") for what in ("commit", "dirty")),
+)  # fmt: skip
 
 
 def stored_context(
@@ -25,9 +31,11 @@ def stored_context(
     created: str,
     duration_s: float | None = None,
     paired: bool = False,
+    revisions: tuple[Revision | None, Revision | None] = (None, None),
 ) -> GateContext:
     """The context of two runs. `names` is what the user calls base and head; the rest is read off their records.
-    `paired`: they are the two sides of one job."""
+    `paired`: they are the two sides of one job. `revisions`: what was checked out for each in the user's repository;
+    where nothing was, a side is known by the dlmbench that its workers ran."""
     suites = dict.fromkeys((base.run.suite, head.run.suite))
     tables = conditions(base), conditions(head)
     differing = [
@@ -42,8 +50,8 @@ def stored_context(
         suite=" against ".join(suites),
         device=head.run.device,
         device_name=head.run.device_name,
-        base=_side(names[0], base),
-        head=_side(names[1], head),
+        base=_side(names[0], base, revisions[0]),
+        head=_side(names[1], head, revisions[1]),
         paired=paired,
         differences=tuple(differing),
         environment=head.run.environment,
@@ -60,7 +68,7 @@ def measured_s(trials: Iterable[Trial]) -> dict[str, float]:
     return dict(spent)
 
 
-def _side(name: str, stored: StoredRun) -> GateSide:
+def _side(name: str, stored: StoredRun, revision: Revision | None) -> GateSide:
     """What its workers said of themselves; of several different answers, all of them."""
     workers = [trial.worker for trial in stored.trials if trial.worker]
     git = stored.run.environment.get("git")
@@ -68,10 +76,13 @@ def _side(name: str, stored: StoredRun) -> GateSide:
     def told(values: Iterable[str | None]) -> str | None:
         return ", ".join(dict.fromkeys(value for value in values if value)) or None
 
+    if revision is None:
+        commit = told(worker.commit for worker in workers)
+        revision = commit, git.get("dirty") if isinstance(git, dict) else None
     return GateSide(
         name=name,
-        commit=told(worker.commit for worker in workers),
-        dirty=git.get("dirty") if isinstance(git, dict) else None,
+        commit=revision[0],
+        dirty=revision[1],
         dlmbench=told(worker.package_version for worker in workers) or stored.run.dlmbench_version,
         torch=told(worker.torch for worker in workers),
         python=told(worker.python for worker in workers),

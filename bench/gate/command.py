@@ -19,7 +19,7 @@ from ...profiles.gate import EXIT_CODES, CellEvidence, GateResult, Policy
 from ...profiles.gate_record import GateDocument, write_gate
 from ...profiles.store import StoredRun, read_run
 from ...reports.gate_annotations import print_annotations
-from ...reports.gate_context import stored_context
+from ...reports.gate_context import Revision, stored_context
 from ...reports.gate_junit import write_junit
 from ...reports.gate_markdown import append_job_summary, write_gate_markdown
 from ...reports.gate_table import show_gate
@@ -47,14 +47,16 @@ def gate_command(
     """Compare, write the outputs, show the table; returns the document and the exit code."""
     begin = time.monotonic()
     form, policy = options.form, policy_of(options)
+    revisions: tuple[Revision | None, Revision | None] = (None, None)
     if form == "stored":
         folder = None if options.out is None else new_folder(RunOptions(suite="gate", out=options.out), "gate")
         result, runs = _stored(options, policy)
-        names = (str(options.baseline), str(options.current))
+        names = str(options.baseline), str(options.current)
     else:
         folder = new_folder(RunOptions(suite="gate", out=options.out), "gate")
         with _kept_if_used(folder):
-            result, names = _measured(options, policy, folder, command, console)
+            result, sides = _measured(options, policy, folder, command, console)
+        names, revisions = _names(options), (_revision(sides[0]), _revision(sides[1]))
         runs = (read_run(folder / "base"), read_run(folder / "head"))
     context = stored_context(
         *runs,
@@ -63,6 +65,7 @@ def gate_command(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         duration_s=time.monotonic() - begin,
         paired=form != "stored",
+        revisions=revisions,
     )
     document = GateDocument(result=result, context=context)
     for path in _write(document, options, folder, variables):
@@ -102,8 +105,8 @@ def _stored(options: GateOptions, policy: Policy) -> tuple[GateResult, tuple[Sto
 
 def _measured(
     options: GateOptions, policy: Policy, folder: Path, command: Sequence[str], console: Console
-) -> tuple[GateResult, tuple[str, str]]:
-    """Measure pairs into `folder/base` and `folder/head` until a verdict stands; returns it and the sides' names."""
+) -> tuple[GateResult, tuple[Side, Side]]:
+    """Measure pairs into `folder/base` and `folder/head` until a verdict stands; returns it and the two sides."""
     progress = Progress(console, quiet=False)
     logs = folder / "logs"
     logs.mkdir()
@@ -122,7 +125,7 @@ def _measured(
             learned_policy, learned = learn_margins(campaign.evidence(policy), policy)
             (folder / LEARNED).write_text(learned_toml(learned_policy, learned), encoding="utf-8")
             _show_learned(learned, folder / LEARNED, console)
-        return looked, _names(options)
+        return looked, sides
 
 
 def only(plan: Plan, generators: Sequence[str]) -> Plan:
@@ -159,6 +162,14 @@ def _sides(
         yield commanded(options.base_cmd, options.head_cmd), run, Path.cwd()
     else:
         yield (Side("base", Launch()), Side("head", Launch())), run, Path.cwd()
+
+
+def _revision(side: Side) -> Revision | None:
+    """The commit that was checked out for a side: of a working tree with changes, the one that they are on."""
+    made = side.made
+    if made is None:
+        return None
+    return (made.revision.on if made.revision.dirty else made.revision.commit), made.revision.dirty
 
 
 def _names(options: GateOptions) -> tuple[str, str]:

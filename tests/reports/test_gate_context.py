@@ -28,6 +28,13 @@ def test_the_sides_are_what_their_workers_said(study: StoredRun) -> None:
     assert (context.suite, context.paired) == ("quick", False)
 
 
+def test_a_side_that_was_checked_out_is_known_by_its_commit(study: StoredRun) -> None:
+    revisions = ("aaaa", False), ("bbbb", True)
+    context = stored_context(study, study, names=("a", "b"), command=(), created="now", revisions=revisions)
+    assert (context.base.commit, context.base.dirty) == ("aaaa", False)
+    assert (context.head.commit, context.head.dirty) == ("bbbb", True)
+
+
 def test_the_time_of_a_cell_is_that_of_its_samples_on_both_sides(study: StoredRun) -> None:
     seconds = measured_s((*study.trials, *study.trials))
     key = study.trials[0].key
