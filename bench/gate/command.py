@@ -82,7 +82,10 @@ def renew_command(options: GateOptions, console: Console) -> dict[str, Any]:
     _, work, spoiled = _count(options)
     write_work(options.counters, work, spoiled)
     console.print(Text(f"{options.counters}: {len(work.cells)} cells; commit it with the change"), soft_wrap=True)
-    return {"counters": str(options.counters), "cells": len(work.cells)}
+    for key in work.undecided:
+        note = f"{key}: the data or the draws decide its forwards, so only its tokens are gated"
+        console.print(Text(note), soft_wrap=True)
+    return {"counters": str(options.counters), "cells": len(work.cells), "undecided": work.undecided}
 
 
 def _concluded(

@@ -28,6 +28,8 @@ from .evidence import quantity
 
 SCHEMA_VERSION = 1
 
+CERTIFICATE = "certificate of "
+
 Quantities = dict[str, int | FiniteFloat | str]
 # By cell: why it could not be counted, as a code and a sentence.
 Spoiled = Mapping[str, tuple[str, str]]
@@ -39,6 +41,11 @@ class Work(Stored):
     schema_version: int = SCHEMA_VERSION
     suite: str
     cells: dict[str, Quantities]
+
+    @property
+    def undecided(self) -> list[str]:
+        """Cells whose number of forwards the data or the draws decide: of these only tokens are compared."""
+        return [key for key, work in self.cells.items() if not key.startswith(CERTIFICATE) and "nfe" not in work]
 
 
 def count_work(plan: Plan) -> tuple[Work, Spoiled]:
@@ -68,7 +75,7 @@ def count_work(plan: Plan) -> tuple[Work, Spoiled]:
             for side in ("ar", "diffusion")
             if (value := getattr(row, side)) is not None
         }
-        cells[f"certificate of {pair.name}"] = certified
+        cells[CERTIFICATE + pair.name] = certified
     return Work(suite=plan.suite.name, cells=cells), spoiled
 
 

@@ -53,7 +53,7 @@ def changed(change: Callable[[dict[str, Any]], object]) -> None:
 
 def test_equal_work_passes_and_writes_the_same_bytes(gate: Callable[..., Any]) -> None:
     renewed = gate("--renew", "--json")
-    assert json.loads(renewed.out) == {"counters": "work.json", "cells": 3}
+    assert json.loads(renewed.out) == {"counters": "work.json", "cells": 3, "undecided": []}
     first = Path("work.json").read_bytes()
     assert json.loads(first)["cells"][AR]["nfe"] == 4
     outcome = gate("--out", "out")
@@ -182,6 +182,14 @@ def test_bad_input_is_one_line(
     assert complaint in gate(*flags).complaint
 
 
+def test_what_the_data_decide_is_said_when_it_is_written(gate: Callable[..., Any]) -> None:
+    flags = ("--generator", "speculative", "--only", "--lengths", "4", "--steps", "4")
+    outcome = gate("--renew", *flags)
+    assert outcome.code == 0, outcome.err
+    assert "small/speculative/L=4,T=4: the data or the draws decide" in outcome.out
+    assert set(read_work(Path("work.json")).cells["small/speculative/L=4,T=4"]) == {"output_tokens", "canvas_tokens"}
+
+
 def test_renewing_wants_a_file(command: Callable[..., Any]) -> None:
     assert "--renew writes the file of --counters" in command("gate", "--against", "main", "--renew").complaint
 
@@ -200,5 +208,5 @@ def test_this_repository_counts_every_generator_that_a_small_pair_can_run() -> N
     # How many logits SEDD computes is drawn; all else is a fact of the code.
     unknown = {key.split("/")[1] for key, work in counted.cells.items() if "/" in key and "model_flops" not in work}
     assert unknown == {"sedd"}
-    assert all("nfe" in work for key, work in counted.cells.items() if "/" in key)
+    assert counted.undecided == []
     assert load_suite("work").grid
