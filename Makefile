@@ -6,7 +6,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 OUT    ?= runs/gpu
 
-.PHONY: run test lint bench gpu clean
+.PHONY: run test lint gate bench gpu clean
 
 run: $(VENV)/installed
 	$(BIN)/dlmbench run
@@ -19,6 +19,11 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy bench models profiles reports
+
+# What every generator does, exactly, against the committed counts; after a change of work that is meant:
+# dlmbench gate work --counters tests/work.json --renew, in the same commit.
+gate: $(VENV)/installed
+	$(BIN)/dlmbench gate work --counters tests/work.json
 
 # Speed as ratios from interleaved runs; nothing here passes or fails by the clock.
 bench: $(VENV)/installed-test

@@ -313,8 +313,11 @@ def trend(
 @app.command()
 def gate(
     suite: Annotated[str, typer.Argument(help="What is measured: ci (default) or another suite.")] = "ci",
-    baseline: Annotated[Path | None, typer.Option(help="A stored run to compare with.")] = None,
-    current: Annotated[Path | None, typer.Option(help="The stored run to judge.")] = None,
+    baseline: Annotated[
+        list[Path] | None,
+        typer.Option(help="A stored run to compare with, or pytest-benchmark's JSON, a file a process: repeat it."),
+    ] = None,
+    current: Annotated[list[Path] | None, typer.Option(help="The stored run, or the files, to judge.")] = None,
     against: Annotated[
         str | None, typer.Option(help="A git ref: measure it and the working tree, each installed on its own.")
     ] = None,
@@ -326,6 +329,13 @@ def gate(
     ] = None,
     base_cmd: Annotated[str | None, typer.Option(help="A command that starts a worker of the base.")] = None,
     head_cmd: Annotated[str | None, typer.Option(help="A command that starts a worker of the head.")] = None,
+    counters: Annotated[
+        Path | None,
+        typer.Option(help="A committed file of NFE, tokens, FLOPs and bytes: count, read no clock; seconds, exact."),
+    ] = None,
+    renew: Annotated[
+        bool, typer.Option("--renew", help="Write the file of --counters anew: the work has changed on purpose.")
+    ] = False,
     learn_margins: Annotated[
         bool, typer.Option("--learn-margins", help="Measure a side against itself and write a policy it can keep.")
     ] = False,
@@ -361,9 +371,9 @@ def gate(
 ) -> None:
     """Judge a change: is anything slower than its base, beyond doubt and margin? Exit 0, 1, 3 (undecided), 4 (invalid).
 
-    Give --baseline and --current, or --against, or --base-cmd and --head-cmd.
+    Give --baseline and --current, or --against, or --base-cmd and --head-cmd, or --counters.
     """
-    from .gate.command import gate_command
+    from .gate.command import gate_command, renew_command
     from .gate.options import GateOptions
     from .options import RunOptions
 
@@ -383,13 +393,15 @@ def gate(
             seed=seed,
         ),
         only_generators=only_generators,
-        baseline=baseline,
-        current=current,
+        baseline=tuple(baseline or ()),
+        current=tuple(current or ()),
         against=against,
         merge_base=merge_base,
         install=None if install is None else tuple(install),
         base_cmd=base_cmd,
         head_cmd=head_cmd,
+        counters=counters,
+        renew=renew,
         learn_margins=learn_margins,
         policy=policy,
         margins=tuple(margin or ()),
@@ -402,6 +414,11 @@ def gate(
         junit=junit,
         markdown=markdown,
     )
+    if renew and options.form == "counters":
+        renewed = renew_command(options, _console(as_json))
+        if as_json:
+            _print_json(renewed)
+        return
     document, code = gate_command(options, ("dlmbench", *sys.argv[1:]), _console(as_json))
     if as_json:
         _print_json(document.model_dump(mode="json"))

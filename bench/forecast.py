@@ -174,7 +174,7 @@ def _priced(generator: Generator, counts: _Counts, scale: int, *, drawn: bool) -
 
 
 @contextmanager
-def _one_thread() -> Iterator[None]:
+def one_thread() -> Iterator[None]:
     """A team of threads takes longer to meet than a miniature's products take."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -184,7 +184,7 @@ def _one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-@_one_thread()
+@one_thread()
 @torch.inference_mode()
 def _announced(name: str, own: NetworkSource, other: NetworkSource, shape: Shape, settings: Settings) -> _Counts:
     """The forwards of one generation on miniatures, counted."""

@@ -42,9 +42,10 @@ class SideDifference(Stored):
 class GateContext(Stored):
     """Where and how the gate was measured. Times are seconds; `created` is ISO 8601.
 
-    `paired`: both sides were measured in one job, in pairs of fresh processes; else they are two stored runs. `cell_s`
-    is how long each cell was measured, by its key. `environment` is the head's, as captured; `differences` says where
-    the base's differed.
+    `paired`: both sides were measured in one job, in pairs of fresh processes; else they are two stored runs, or with
+    `counted` the base is a file of counters that the head's were compared with, and nothing was timed. `cell_s` is how
+    long each cell was measured, by its key. `environment` is the head's, as captured; `differences` says where the
+    base's differed.
     """
 
     created: str
@@ -56,6 +57,7 @@ class GateContext(Stored):
     base: GateSide
     head: GateSide
     paired: bool = True
+    counted: bool = False
     differences: tuple[SideDifference, ...] = ()
     environment: dict[str, Any] = {}
     cell_s: dict[str, float] = {}

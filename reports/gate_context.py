@@ -1,11 +1,13 @@
-"""The context of a gate between two runs: who they are, what they were measured on, what else differs between them."""
+"""The context of a gate: who its two sides are, what they were measured on, what else differs between them."""
 
 from __future__ import annotations
 
+import platform
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 
 from .. import __version__
+from ..profiles.environment import capture_environment
 from ..profiles.gate_record import GateContext, GateSide, SideDifference
 from ..profiles.record import Trial
 from ..profiles.store import StoredRun
@@ -56,6 +58,37 @@ def stored_context(
         differences=tuple(differing),
         environment=head.run.environment,
         cell_s=measured_s((*base.trials, *head.trials)),
+        dlmbench_version=__version__,
+    )
+
+
+def counted_context(
+    file: str, *, suite: str, device: str, command: Sequence[str], created: str, duration_s: float
+) -> GateContext:
+    """The context of a gate of counted work: `file` is the base, the code in this process the head."""
+    environment = capture_environment()
+    libraries = environment.get("libraries") or {}
+    git = environment.get("git") or {}
+    head = GateSide(
+        name="this code",
+        commit=git.get("commit"),
+        dirty=git.get("dirty"),
+        dlmbench=__version__,
+        torch=libraries.get("torch"),
+        python=platform.python_version(),
+    )
+    return GateContext(
+        created=created,
+        duration_s=duration_s,
+        command=tuple(command),
+        suite=suite,
+        device=device,
+        device_name="any, since no clock is read",
+        base=GateSide(name=file),
+        head=head,
+        paired=False,
+        counted=True,
+        environment=environment,
         dlmbench_version=__version__,
     )
 

@@ -61,7 +61,7 @@ def gate_markdown(document: GateDocument, limit: int = SUMMARY_LIMIT) -> str:
 def _body(document: GateDocument, most: int) -> list[str]:
     cells = ordered(document.result.cells)
     counters = counter_rows(cells)
-    lines = _cells(cells[:most])
+    lines = _cells(cells[:most], document.context.counted)
     if len(cells) > most:
         lines += [f"{len(cells) - most} more cells are in the JSON document only.", ""]
     if counters:
@@ -76,14 +76,21 @@ def _body(document: GateDocument, most: int) -> list[str]:
     return lines
 
 
-def _cells(cells: Sequence[CellJudgement]) -> list[str]:
+def _cells(cells: Sequence[CellJudgement], counted: bool) -> list[str]:
     if not cells:
         return []
+    table, note = (_counted_table, []) if counted else (_cell_table, [CHANGE_NOTE, ""])
     shown, folded = cells[:_OPEN], cells[_OPEN:]
-    lines = [*_cell_table(shown), "", CHANGE_NOTE, ""]
+    lines = [*table(shown), "", *note]
     if folded:
-        lines += _folded(f"more cells: {count_words(folded)}", _cell_table(folded))
+        lines += _folded(f"more cells: {count_words(folded)}", table(folded))
     return lines
+
+
+def _counted_table(cells: Sequence[CellJudgement]) -> list[str]:
+    """A row a cell, where nothing was timed."""
+    rows = [map(_text, (cell.outcome.verdict, cell.key, cell.outcome.message)) for cell in cells]
+    return table_lines(("verdict", "cell", "reason"), rows)
 
 
 def _cell_table(cells: Sequence[CellJudgement]) -> list[str]:

@@ -167,6 +167,8 @@ def _whole(name: str, x: float | None, other: float | None) -> str:
 def pairs_words(document: GateDocument) -> str:
     """How much was measured, and whether another look would want more."""
     result = document.result
+    if document.context.counted:
+        return "none: the work was counted, nothing was timed"
     if not document.context.paired:
         return f"{result.pairs} processes a side, of two stored runs"
     looks = ", ".join(map(str, result.looks))

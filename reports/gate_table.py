@@ -39,9 +39,12 @@ def show_gate(document: GateDocument, console: Console) -> None:
     console.print(_verdict_line(document))
     console.print()
     if cells:
-        wide, narrow = _wide(cells, result.policy), _narrow(cells, result.policy)
-        columns, rows = wide if _width(*wide) <= console.width else narrow
-        draw(console, columns, rows, note=CHANGE_NOTE)
+        if document.context.counted:
+            draw(console, *_counted(cells, result.policy))
+        else:
+            wide, narrow = _wide(cells, result.policy), _narrow(cells, result.policy)
+            columns, rows = wide if _width(*wide) <= console.width else narrow
+            draw(console, columns, rows, note=CHANGE_NOTE)
         console.print()
     if counters := counter_rows(cells):
         console.print(Text("what changed in the work", style="bold"))
@@ -65,6 +68,13 @@ def _coloured(verdict: Verdict, policy: Policy) -> Text:
 
 
 _Grid = tuple[list[GridColumn], list[list[Text] | str | Text]]
+
+
+def _counted(cells: Sequence[CellJudgement], policy: Policy) -> _Grid:
+    """A line a cell, where nothing was timed."""
+    columns = [GridColumn("verdict", right=False), GridColumn("cell", words=True), GridColumn("reason", words=True)]
+    lines = ((_coloured(cell.outcome.verdict, policy), plain(cell.key), plain(cell.outcome.message)) for cell in cells)
+    return columns, [[verdict, Text(key), Text(message)] for verdict, key, message in lines]
 
 
 def _wide(cells: Sequence[CellJudgement], policy: Policy) -> _Grid:

@@ -1,7 +1,6 @@
 """pytest-benchmark's JSON as a side of the gate: its own files, and those that `dlmbench report` exports.
 
-    base = read_benchmarks([Path("main-1.json"), …, Path("main-6.json")])
-    evidence = benchmark_evidence(base, read_benchmarks(heads))
+    dlmbench gate --baseline main-1.json … --baseline main-6.json --current branch-1.json … --current branch-6.json
 
 pytest-benchmark takes all rounds of a benchmark in one process, so one of its files is one process, however many rounds
 it holds, and a single file is always too little to judge times by (the gate wants six processes a side): by design it
@@ -26,7 +25,8 @@ from typing import Any
 
 from ... import InputError
 from ...profiles.gate import CellEvidence, Timed
-from ...profiles.store import StoredRun
+from ...profiles.gate_record import GateSide
+from ...profiles.store import StoredRun, read_run
 
 METRIC, UNIT = "latency_s", "s"
 
@@ -69,6 +69,22 @@ def read_benchmarks(paths: Sequence[Path]) -> Benchmarks:
         python=_agreed(entry.get("python_version") for entry in info),
         torch=_agreed(entry.get("torch") for entry in info),
     )
+
+
+def are_files(paths: Sequence[Path]) -> bool:
+    """Whether a side of the command line is given as files; a run is one folder."""
+    return len(paths) > 1 or paths[0].is_file()
+
+
+def benchmarks_from(paths: Sequence[Path]) -> Benchmarks:
+    """One side as the command line names it: a run's folder, or files. Raises InputError where it is neither."""
+    return read_benchmarks(paths) if are_files(paths) else benchmarks_of(read_run(paths[0]))
+
+
+def gate_side(paths: Sequence[Path], side: Benchmarks) -> GateSide:
+    """The side as the gate's document names it."""
+    more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+    return GateSide(name=f"{paths[0]}{more}", commit=side.commit, torch=side.torch, python=side.python)
 
 
 def benchmarks_of(stored: StoredRun) -> Benchmarks:

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import chdir, contextmanager, suppress
+from contextlib import chdir, contextmanager, redirect_stdout, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.text import Text
 
-from ... import InputError
+from ... import InputError, __version__
 from ...profiles.gate import EXIT_CODES, CellEvidence, GateResult, Policy
-from ...profiles.gate_record import GateDocument, write_gate
+from ...profiles.gate_record import GateContext, GateDocument, write_gate
 from ...profiles.store import StoredRun, read_run
 from ...reports.gate_annotations import print_annotations
-from ...reports.gate_context import Revision, stored_context
+from ...reports.gate_context import Revision, counted_context, stored_context
 from ...reports.gate_junit import write_junit
 from ...reports.gate_markdown import append_job_summary, write_gate_markdown
 from ...reports.gate_table import show_gate
@@ -28,6 +30,7 @@ from ..options import RunOptions
 from ..plan import Plan, make_plan
 from ..progress import Progress
 from ..run import new_folder
+from .benchmark_json import are_files, benchmark_evidence, benchmarks_from, gate_side
 from .campaign import Campaign
 from .decision import decide
 from .evidence import certificate_evidence, unpaired_evidence, without_drift
@@ -36,6 +39,7 @@ from .options import GateOptions
 from .policy import overridden, read_policy
 from .repository import find_repository
 from .sides import Side, commanded, placed, prepared
+from .work import Spoiled, Work, count_work, read_work, work_evidence, write_work
 
 DOCUMENT, JUNIT, SUMMARY, LEARNED = "gate.json", "junit.xml", "summary.md", "policy.toml"
 _SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
@@ -48,10 +52,14 @@ def gate_command(
     begin = time.monotonic()
     form, policy = options.form, policy_of(options)
     revisions: tuple[Revision | None, Revision | None] = (None, None)
+    if form == "counters":
+        return _concluded(options, *_counters(options, policy, command, begin), console, variables)
+    if form == "stored" and (are_files(options.baseline) or are_files(options.current)):
+        return _concluded(options, *_benchmarks(options, policy, command, begin), console, variables)
     if form == "stored":
-        folder = None if options.out is None else new_folder(RunOptions(suite="gate", out=options.out), "gate")
+        folder = _folder(options)
         result, runs = _stored(options, policy)
-        names = str(options.baseline), str(options.current)
+        names = str(options.baseline[0]), str(options.current[0])
     else:
         folder = new_folder(RunOptions(suite="gate", out=options.out), "gate")
         with _kept_if_used(folder):
@@ -67,6 +75,31 @@ def gate_command(
         paired=form != "stored",
         revisions=revisions,
     )
+    return _concluded(options, folder, result, context, console, variables)
+
+
+def renew_command(options: GateOptions, console: Console) -> dict[str, Any]:
+    """Write the file of `--counters` with what is counted now; what `--json` prints of it."""
+    assert options.form == "counters"
+    assert options.counters is not None
+    _, work, spoiled = _count(options)
+    write_work(options.counters, work, spoiled)
+    console.print(Text(f"{options.counters}: {len(work.cells)} cells; commit it with the change"), soft_wrap=True)
+    for key in work.undecided:
+        note = f"{key}: the data or the draws decide its forwards, so only its tokens are gated"
+        console.print(Text(note), soft_wrap=True)
+    return {"counters": str(options.counters), "cells": len(work.cells), "undecided": work.undecided}
+
+
+def _concluded(
+    options: GateOptions,
+    folder: Path | None,
+    result: GateResult,
+    context: GateContext,
+    console: Console,
+    variables: Mapping[str, str],
+) -> tuple[GateDocument, int]:
+    """Write every output, then say the verdict."""
     document = GateDocument(result=result, context=context)
     for path in _write(document, options, folder, variables):
         console.print(Text(str(path)), soft_wrap=True)
@@ -90,9 +123,7 @@ def policy_of(options: GateOptions) -> Policy:
 
 def _stored(options: GateOptions, policy: Policy) -> tuple[GateResult, tuple[StoredRun, StoredRun]]:
     """Two runs from disk, process against process, with the machine's drift between them taken out."""
-    assert options.baseline is not None
-    assert options.current is not None
-    base, head = read_run(options.baseline), read_run(options.current)
+    base, head = read_run(options.baseline[0]), read_run(options.current[0])
     cells = list({cell.key: cell for stored in (base, head) for part in stored.run.plan for cell in part}.values())
     evidence = unpaired_evidence(cells, base.trials, head.trials, policy.margins)
     evidence = without_drift(evidence, base.trials, head.trials)
@@ -101,6 +132,68 @@ def _stored(options: GateOptions, policy: Policy) -> tuple[GateResult, tuple[Sto
         why = f"the baseline is of suite {base.run.suite}, the current run of {head.run.suite}: give runs of one suite"
         evidence.append(CellEvidence(key="suite", spoiled=("suite", why)))
     return decide(evidence, policy), (base, head)
+
+
+def _folder(options: GateOptions) -> Path | None:
+    """The gate's folder, where the user wants one; a gate that measures nothing needs none."""
+    return None if options.out is None else new_folder(RunOptions(suite="gate", out=options.out), "gate")
+
+
+def _benchmarks(
+    options: GateOptions, policy: Policy, command: Sequence[str], begin: float
+) -> tuple[Path | None, GateResult, GateContext]:
+    """Times from pytest-benchmark's JSON, on one side or both, process against process."""
+    base, head = (benchmarks_from(side) for side in (options.baseline, options.current))
+    folder = _folder(options)
+    result = decide(benchmark_evidence(base, head), policy)
+    context = GateContext(
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        duration_s=time.monotonic() - begin,
+        command=tuple(command),
+        suite="benchmarks",
+        device="as measured",
+        device_name=", ".join(head.machine.values()) or "unknown",
+        base=gate_side(options.baseline, base),
+        head=gate_side(options.current, head),
+        paired=False,
+        dlmbench_version=__version__,
+    )
+    return folder, result, context
+
+
+def _counters(
+    options: GateOptions, policy: Policy, command: Sequence[str], begin: float
+) -> tuple[Path | None, GateResult, GateContext]:
+    """What the cells do now, against the committed file of what they did: exact, and on no clock."""
+    assert options.counters is not None
+    base = read_work(options.counters)
+    plan, head, spoiled = _count(options)
+    folder = _folder(options)
+    untimed = policy.model_copy(
+        update={"margins": {}, "cells": tuple(cell.model_copy(update={"margins": {}}) for cell in policy.cells)}
+    )
+    result = decide(work_evidence(base, head, spoiled), untimed)
+    context = counted_context(
+        str(options.counters),
+        suite=plan.suite.name,
+        device=plan.device,
+        command=command,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        duration_s=time.monotonic() - begin,
+    )
+    return folder, result, context
+
+
+def _count(options: GateOptions) -> tuple[Plan, Work, Spoiled]:
+    """The cells' work, counted in this process."""
+    # The same cells on every machine: an accelerator would have others.
+    device = "cpu" if options.run.device == "auto" else options.run.device
+    # Standard output may be a document's: what a generator prints is not part of it.
+    with redirect_stdout(sys.stderr):
+        plan = make_plan(replace(options.run, device=device))
+        if options.only_generators:
+            plan = only(plan, options.run.generators)
+        return plan, *count_work(plan)
 
 
 def _measured(

@@ -85,6 +85,8 @@ def _cell(cell: CellEvidence, times: Sequence[TimedJudgement], policy: Policy, *
     outcome = _worst(parts) if parts else reason("no_evidence", "nothing was measured on either side")
     if parts and not cell.timeless and policy.times(cell.key) and all(time.margin is None for time in times):
         outcome = reason("time_missing", "the policy gates time, and no gated time was measured in this cell")
+    if cell.timeless and parts and all(part.code == "equal" for part in parts):
+        outcome = reason("equal", f"all {len(parts)} counters are the same on both sides")
     if repeated:
         outcome = reason("duplicate_cell", "more than one cell has this key")
     return CellJudgement(key=cell.key, outcome=outcome, timed=tuple(times), counted=counts)

@@ -15,7 +15,7 @@ from statistics import median
 
 from ...profiles.gate import CellEvidence, Counted, Timed
 from ...profiles.metrics import declared
-from ...profiles.record import Calibration, Cell, CertificateRow, PairRecord, Sample, Trial
+from ...profiles.record import Calibration, Cell, PairRecord, Sample, Trial
 from ..summary import FROM_SAMPLE
 
 # Counted by the generator or the analytic cost: equal work gives equal numbers on any machine.
@@ -23,6 +23,8 @@ _SUMMED = ("nfe", "draft_nfe", "forward_tokens", "canvas_tokens", "output_tokens
 _STATED = ("model_flops", "model_bytes")
 _PEAK = "memory_peak_b"
 _LAUNCHES = "launches"
+
+Entry = float | int | str | bool | None
 
 
 def paired_evidence(
@@ -185,22 +187,20 @@ def certificate_evidence(base: Sequence[PairRecord], head: Sequence[PairRecord])
             continue
         rows = {row.quantity: row for row in other.certificate}
         counted = [
-            counter
+            quantity(f"{row.quantity} ({side})", getattr(row, side), getattr(rows[row.quantity], side))
             for row in pair.certificate
             if row.quantity in rows
             for side in ("ar", "diffusion")
-            if (counter := _quantity(row, rows[row.quantity], side)) is not None
         ]
         found.append(CellEvidence(key=f"certificate of {pair.name}", timeless=True, counted=tuple(counted)))
     return found
 
 
-def _quantity(base: CertificateRow, head: CertificateRow, side: str) -> Counted | None:
-    before, after = getattr(base, side), getattr(head, side)
-    name = f"{base.quantity} ({side})"
+def quantity(name: str, before: Entry, after: Entry) -> Counted:
+    """One quantity at base and at head: numbers as they are, anything else as 0 and 1 where it differs."""
     numbers = [x for x in (before, after) if isinstance(x, int | float) and not isinstance(x, bool)]
     if len(numbers) == 2:
-        return Counted(name=name, base=float(before), head=float(after), direction="neutral")
+        return Counted(name=name, base=float(numbers[0]), head=float(numbers[1]), direction="neutral")
     differs = before != after
     told = f"{name}: {before} became {after}" if differs else name
     return Counted(name=told, base=0.0, head=float(differs), direction="neutral")

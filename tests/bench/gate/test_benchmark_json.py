@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import random
 import subprocess
 import sys
 from collections.abc import Callable
@@ -46,9 +48,12 @@ def write(path: Path, *entries: dict[str, Any], cpu: str = "Example CPU", **fiel
 def test_a_file_of_pytest_benchmark_is_one_process(tmp_path: Path) -> None:
     (tmp_path / "test_it.py").write_text(TEST)
     arguments = ["-p", "no:cacheprovider", "--benchmark-disable-gc", "-q", "--benchmark-json=out.json", "test_it.py"]
+    # A worker of pytest-xdist measures nothing; where one runs this test, its child is none.
+    variables = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
+        [sys.executable, "-m", "pytest", *arguments],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120, env=variables,
+    )  # fmt: skip
     assert done.returncode == 0, done.stdout
     found = read_benchmarks([tmp_path / "out.json"])
     document = json.loads((tmp_path / "out.json").read_text())
@@ -159,3 +164,60 @@ def test_odd_machine_and_commit_sections_say_nothing(tmp_path: Path) -> None:
     path = write(tmp_path / "a.json", entry("a", [1.0]), machine_info={"cpu": [], "system": {}}, commit_info={"id": {}})
     found = read_benchmarks([path])
     assert (found.machine, found.commit, found.python) == ({}, None, None)
+
+
+# On the command line
+
+
+def gated(
+    command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, processes: int, slower: float
+) -> tuple[int, dict[str, Any]]:
+    for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
+        monkeypatch.delenv(name, raising=False)
+    draw = random.Random(3)
+    flags: list[object] = ["--json", "--out", tmp_path / "out"]
+    for side, factor in (("baseline", 1.0), ("current", 1.0 + slower)):
+        for number in range(processes):
+            times = [0.01 * factor * (1 + 0.003 * draw.random()) for _ in range(5)]
+            flags += [f"--{side}", write(tmp_path / f"{side}-{number}.json", entry("a", times))]
+    outcome = command("gate", *flags)
+    return outcome.code, json.loads(outcome.out)
+
+
+def test_six_files_a_side_are_judged(
+    command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, document = gated(command, tmp_path, monkeypatch, processes=6, slower=0.0)
+    assert (code, document["result"]["verdict"], document["result"]["pairs"]) == (0, "PASS", 6)
+    context = document["context"]
+    assert context["base"]["name"] == f"{tmp_path / 'baseline-0.json'} and 5 more"
+    assert (context["paired"], context["base"]["commit"], context["device_name"]) == (
+        False,
+        "abc",
+        "Example CPU, Linux",
+    )
+    assert (tmp_path / "out" / "junit.xml").exists()
+
+
+def test_a_slower_head_fails(command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert gated(command, tmp_path, monkeypatch, processes=6, slower=0.1)[0] == 1
+
+
+def test_one_file_is_one_process_and_too_little(
+    command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code, document = gated(command, tmp_path, monkeypatch, processes=1, slower=0.5)
+    assert code == 3
+    assert document["result"]["cells"][0]["outcome"]["code"] == "too_few_processes"
+
+
+def test_a_run_against_what_was_exported_of_it(
+    command: Callable[..., Any], measure: Callable[[Path], StoredRun], tmp_path: Path
+) -> None:
+    stored = measure(tmp_path / "run")
+    write_pytest_benchmark_json(stored, tmp_path / "export.json")
+    outcome = command("gate", "--baseline", tmp_path / "run", "--current", tmp_path / "export.json", "--json")
+    cells = json.loads(outcome.out)["result"]["cells"]
+    assert [cell["key"] for cell in cells] == [m.key for m in stored.measurements]
+    assert outcome.code == 3  # two processes
+    assert "cannot be read as JSON" in command("gate", "--baseline", "a", "--baseline", "b", "--current", "c").complaint

@@ -209,7 +209,8 @@ def test_each_reason_is_given_where_it_holds(code: str, evidence: list[CellEvide
 
 
 def test_every_reason_has_a_case() -> None:
-    assert {code for code, _, _ in CASES} == set(REASONS)
+    # Two are said by the loop, which asks `decide` again and again (test_looks).
+    assert {code for code, _, _ in CASES} | {"budget", "not_the_ref"} == set(REASONS)
 
 
 def test_a_spoiled_cell_invalidates_the_gate_with_its_own_reason_even_beside_a_slowdown() -> None:

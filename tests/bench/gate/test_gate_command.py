@@ -166,7 +166,7 @@ def test_ci_gets_its_summary_and_annotations(
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        ((), "expected one of --baseline RUN --current RUN, --against GIT_REF, or --base-cmd"),
+        ((), "expected one of --baseline RUN --current RUN, --against GIT_REF, --base-cmd"),
         (("--baseline", "x"), "go together"),
         (("--base-cmd", "true"), "go together"),
         (("--base-cmd", "true", "--head-cmd", "true", "--against", "x"), "several were given"),
