@@ -102,7 +102,7 @@ def kept_waiting_s(tasks: Path = Path("/proc/self/task")) -> float:
     total = 0
     try:
         for thread in os.listdir(tasks):
-            total += int((tasks / thread / "schedstat").read_bytes().split()[1])
+            total += int(_read_bytes(f"{tasks}/{thread}/schedstat").split()[1])
     except (OSError, ValueError, IndexError):
         return math.nan
     return total * 1e-9
@@ -216,7 +216,7 @@ class CpuWindow:
         return int(fields[11]) + int(fields[12]) if len(fields) > 12 else None
 
 
-def _read_bytes(path: Path) -> bytes:
+def _read_bytes(path: Path | str) -> bytes:
     try:
         with open(path, "rb", buffering=0) as file:
             return file.read()
