@@ -104,7 +104,12 @@ def append_trials(folder: Path, trials: Sequence[Trial]) -> None:
 
 
 def rewrite_trials(folder: Path, trials: Sequence[Trial]) -> None:
-    """Replace `trials.jsonl`, to drop a torn line or an open pairing before a run is resumed."""
+    """Replace `trials.jsonl`, to drop a torn line or an open pairing before a run is resumed.
+
+    Nobody else may be writing to the folder: what a kill left of other files half replaced is removed too.
+    """
+    for left in folder.glob(".*.tmp"):
+        left.unlink(missing_ok=True)
     replace_file(folder / TRIALS_FILE, "".join(trial.model_dump_json() + "\n" for trial in trials))
 
 

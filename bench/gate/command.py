@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import chdir, contextmanager, suppress
+from contextlib import ExitStack, chdir, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,8 +16,9 @@ from rich.text import Text
 
 from ... import InputError
 from ...profiles.gate import EXIT_CODES, CellEvidence, GateResult, Policy
-from ...profiles.gate_record import GateDocument, write_gate
-from ...profiles.store import StoredRun, read_run
+from ...profiles.gate_record import GateDocument, read_gate, write_gate
+from ...profiles.record import Run
+from ...profiles.store import TRIALS_FILE, StoredRun, read_run
 from ...reports.gate_annotations import print_annotations
 from ...reports.gate_context import stored_context
 from ...reports.gate_junit import write_junit
@@ -27,7 +28,7 @@ from ..handle import Launch
 from ..options import RunOptions
 from ..plan import Plan, make_plan
 from ..progress import Progress
-from ..run import new_folder
+from ..run import InterruptedRunError, locked, new_folder, same_question, stoppable
 from .campaign import Campaign
 from .decision import decide
 from .evidence import certificate_evidence, unpaired_evidence, without_drift
@@ -35,6 +36,7 @@ from .learned import Learned, learn_margins, learned_toml
 from .options import GateOptions
 from .policy import overridden, read_policy
 from .repository import find_repository
+from .resume import SETTING, Asked, adopted, asked_in, kept_pairs, same_gate
 from .sides import Side, commanded, placed, prepared
 
 DOCUMENT, JUNIT, SUMMARY, LEARNED = "gate.json", "junit.xml", "summary.md", "policy.toml"
@@ -45,31 +47,26 @@ def gate_command(
     options: GateOptions, command: Sequence[str], console: Console, *, variables: Mapping[str, str] = os.environ
 ) -> tuple[GateDocument, int]:
     """Compare, write the outputs, show the table; returns the document and the exit code."""
-    begin = time.monotonic()
-    form, policy = options.form, policy_of(options)
-    if form == "stored":
-        folder = None if options.out is None else new_folder(RunOptions(suite="gate", out=options.out), "gate")
-        result, runs = _stored(options, policy)
-        names = (str(options.baseline), str(options.current))
-    else:
-        folder = new_folder(RunOptions(suite="gate", out=options.out), "gate")
-        with _kept_if_used(folder):
-            result, names = _measured(options, policy, folder, command, console)
-        runs = (read_run(folder / "base"), read_run(folder / "head"))
-    context = stored_context(
-        *runs,
-        names=names,
-        command=command,
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-        duration_s=time.monotonic() - begin,
-        paired=form != "stored",
-    )
-    document = GateDocument(result=result, context=context)
-    for path in _write(document, options, folder, variables):
-        console.print(Text(str(path)), soft_wrap=True)
-    print_annotations(document, console.file.write, variables)
+    with ExitStack() as stack:
+        if options.resume is not None:
+            folder: Path | None = options.resume.resolve()
+            document, options = _resumed(options, options.resume.resolve(), command, console, stack)
+        elif options.form == "stored":
+            folder = None if options.out is None else new_folder(RunOptions(suite="gate", out=options.out), "gate")
+            policy = policy_of(options)
+            result, *runs = _stored(options, policy)
+            document = _document(result, (runs[0], runs[1]), options, command)
+        else:
+            policy = policy_of(options)
+            folder = new_folder(RunOptions(suite="gate", out=options.out), "gate").resolve()
+            for guard in (locked(folder), _kept_if_used(folder), stoppable("gate", folder)):
+                stack.enter_context(guard)
+            document = _measured(options, policy, folder, command, console)
+        for path in _write(document, options, folder, variables):
+            console.print(Text(str(path)), soft_wrap=True)
+    print_annotations(document, lambda line: console.out(line, end="", highlight=False), variables)
     show_gate(document, console)
-    return document, EXIT_CODES[result.verdict]
+    return document, EXIT_CODES[document.result.verdict]
 
 
 def policy_of(options: GateOptions) -> Policy:
@@ -87,7 +84,45 @@ def policy_of(options: GateOptions) -> Policy:
     return policy.model_copy(update={"looks": policy.looks[-1:]}) if options.learn_margins else policy
 
 
-def _stored(options: GateOptions, policy: Policy) -> tuple[GateResult, tuple[StoredRun, StoredRun]]:
+def _document(
+    result: GateResult,
+    runs: tuple[StoredRun, StoredRun],
+    options: GateOptions,
+    command: Sequence[str],
+    duration_s: float | None = None,
+) -> GateDocument:
+    stored = options.form == "stored"
+    context = stored_context(
+        *runs,
+        names=(str(options.baseline), str(options.current)) if stored else _names(options),
+        command=command,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        duration_s=duration_s,
+        paired=not stored,
+    )
+    return GateDocument(result=result, context=context)
+
+
+def _resumed(
+    given: GateOptions, folder: Path, command: Sequence[str], console: Console, stack: ExitStack
+) -> tuple[GateDocument, GateOptions]:
+    """Go on with a gate that was cut off; one that has its verdict gives it again, and measures nothing.
+
+    `stack` keeps others out of the folder, and this process in the one that the gate was started in.
+    """
+    asked, run = asked_in(folder)
+    options = adopted(folder, given, asked)
+    stack.enter_context(locked(folder))
+    if not Path(asked.cwd).is_dir():
+        raise InputError(f"--resume {folder}: {asked.cwd}, where it was started, is gone; start a new gate")
+    stack.enter_context(chdir(asked.cwd))
+    stack.enter_context(stoppable("gate", folder))
+    if (folder / DOCUMENT).exists():
+        return read_gate(folder / DOCUMENT), options
+    return _measured(options, policy_of(options), folder, command, console, (asked, run)), options
+
+
+def _stored(options: GateOptions, policy: Policy) -> tuple[GateResult, StoredRun, StoredRun]:
     """Two runs from disk, process against process, with the machine's drift between them taken out."""
     assert options.baseline is not None
     assert options.current is not None
@@ -99,23 +134,40 @@ def _stored(options: GateOptions, policy: Policy) -> tuple[GateResult, tuple[Sto
     if base.run.suite != head.run.suite:
         why = f"the baseline is of suite {base.run.suite}, the current run of {head.run.suite}: give runs of one suite"
         evidence.append(CellEvidence(key="suite", spoiled=("suite", why)))
-    return decide(evidence, policy), (base, head)
+    return decide(evidence, policy), base, head
 
 
 def _measured(
-    options: GateOptions, policy: Policy, folder: Path, command: Sequence[str], console: Console
-) -> tuple[GateResult, tuple[str, str]]:
-    """Measure pairs into `folder/base` and `folder/head` until a verdict stands; returns it and the sides' names."""
+    options: GateOptions,
+    policy: Policy,
+    folder: Path,
+    command: Sequence[str],
+    console: Console,
+    before: tuple[Asked, Run] | None = None,
+) -> GateDocument:
+    """Measure pairs into `folder/base` and `folder/head` until a verdict stands.
+
+    `before`: what an earlier session was asked, and its record.
+    """
+    begin = time.monotonic()
     progress = Progress(console, quiet=False)
     logs = folder / "logs"
-    logs.mkdir()
+    logs.mkdir(exist_ok=True)
     with _sides(options, logs, progress) as (sides, run_options, place):
         with chdir(place):
             plan = make_plan(run_options)
         if options.only_generators:
             plan = only(plan, run_options.generators)
-        campaign = Campaign(plan, sides, folder, progress, run_options, command)
-        looked = campaign.run(policy, options.budget_s)
+        asked = Asked.of(options, policy, sides)
+        campaign = Campaign(
+            plan, sides, folder, progress, run_options, command, {SETTING: asked.model_dump(mode="json")}
+        )
+        if before is not None:
+            same_gate(folder, before[0], asked)
+            same_question(folder, before[1], plan)
+            campaign.record, campaign.kept = before[1], kept_pairs(folder, campaign.cells)
+            progress.say(f"{len(campaign.kept)} pairs are kept")
+        result = campaign.run(policy, options.budget_s)
         for note in campaign.notes:
             progress.note(note)
         if options.learn_margins:
@@ -124,7 +176,8 @@ def _measured(
             )
             (folder / LEARNED).write_text(learned_toml(learned_policy, learned), encoding="utf-8")
             _show_learned(learned, folder / LEARNED, console)
-        return looked, _names(options)
+        sides_runs = read_run(folder / "base"), read_run(folder / "head")
+        return _document(result, sides_runs, options, command, time.monotonic() - begin)
 
 
 def only(plan: Plan, generators: Sequence[str]) -> Plan:
@@ -172,16 +225,22 @@ def _names(options: GateOptions) -> tuple[str, str]:
 
 @contextmanager
 def _kept_if_used(folder: Path) -> Iterator[None]:
-    """Remove the folder again if what was asked is refused before anything was measured."""
+    """Remove the folder again if what was asked is refused, or stopped, before anything was measured.
+
+    What a refused build said stays.
+    """
     try:
         yield
-    except InputError:
-        if not any((folder / side / "trials.jsonl").exists() for side in ("base", "head")):
+    except (InputError, InterruptedRunError) as error:
+        stopped = isinstance(error, InterruptedRunError)
+        if not any((folder / side / TRIALS_FILE).exists() for side in ("base", "head")):
             logs = [path for path in (folder / "logs").glob("install-*.log") if path.stat().st_size]
-            if not logs:
+            if stopped or not logs:
                 shutil.rmtree(folder, ignore_errors=True)
                 with suppress(OSError):
                     folder.parent.rmdir()  # `runs`, where it was made for this one
+            if stopped:
+                raise KeyboardInterrupt from None
         raise
 
 
