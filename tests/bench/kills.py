@@ -34,7 +34,7 @@ steps = ["L", "L/2"]
 """
 CELLS = 6  # of the suite: a gate's pair has a trial of each
 # So fine a margin that no look decides, and all pairs are measured.
-GATE = ("--looks", "6,9,13", "--margin", "0.001%", "--floor", "latency_s=0")
+GATE = ("--looks", "6,8", "--margin", "0.001%", "--floor", "latency_s=0")
 GATE += ("--base-cmd", "true base", "--head-cmd", "true head")
 FIXED = ("--device", "cpu", "--threads", "1")
 
@@ -63,7 +63,8 @@ def with_fake_workers() -> None:
             self.worker.latency = latency
             return super().ask(operation, timeout_s, **fields)
 
-    fakes.Handle.pause_s = 0.001
+    # Measuring takes longer than starting.
+    fakes.Handle.pause_s = 0.003
     sweep.WorkerHandle = measure.WorkerHandle = Handle  # type: ignore[misc, assignment]
     run_command.write_report = lambda stored: []
     floors.show_what_physics_allows = lambda *_: None  # a second of matrix products
@@ -151,7 +152,7 @@ def kill_often(kind: str, kills: int, seed: int, place: Path) -> str:
             shutil.rmtree(folder, ignore_errors=True)
         child = start(log, *([kind, "--resume", folder] if resumable else [*fresh, "--out", folder]))
         if killed < kills:
-            time.sleep(draw.uniform(0, 0.8 * usual))
+            time.sleep(draw.uniform(0, usual))
             os.kill(child, signal.SIGKILL)
         code = finish(child)
         killed += code == -signal.SIGKILL

@@ -13,7 +13,7 @@ import pytest
 def test_no_finished_cell_is_lost_or_measured_twice() -> None:
     program = Path(__file__).with_name("kills.py")
     done = subprocess.run(
-        [sys.executable, program, "run", "gate", "--kills", "3"], capture_output=True, text=True, check=False
+        [sys.executable, program, "run", "gate", "--kills", "2"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count("3 kills") == 2
+    assert done.stdout.count("2 kills") == 2
