@@ -246,8 +246,9 @@ class Handle:
 
 if __name__ == "__main__":
     from dlmbench.bench import cli, run_command, sweep
+    from dlmbench.bench.gate import measure
 
     Handle.pause_s = 0.002
-    sweep.WorkerHandle = Handle  # type: ignore[misc, assignment]
+    sweep.WorkerHandle = measure.WorkerHandle = Handle  # type: ignore[misc, assignment]
     run_command.write_report = lambda stored: []
     cli.main()

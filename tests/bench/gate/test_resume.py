@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,11 +17,13 @@ from typing import Any
 import pytest
 
 from dlmbench import InputError
+from dlmbench.bench.gate import campaign
+from dlmbench.bench.gate import command as command_module
 from dlmbench.bench.gate.repository import find_repository
 from dlmbench.bench.gate.resume import Asked, same_gate
 from dlmbench.bench.gate.sides import prepared
 from dlmbench.bench.run import locked
-from dlmbench.profiles.gate import Policy
+from dlmbench.profiles.gate import EXIT_CODES, Policy
 from dlmbench.profiles.gate_record import read_gate
 from dlmbench.profiles.record import Origin
 from dlmbench.profiles.store import read_run
@@ -180,6 +186,89 @@ def test_what_is_stopped_before_its_first_pair_leaves_nothing(gate: Callable[...
     outcome = gate(started=at(0, ctrl_c))
     assert (outcome.code, outcome.err) == (130, "dlmbench: interrupted\n")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_full_disk_costs_the_open_pair_and_says_how_to_go_on(
+    gate: Callable[..., Any], command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append = campaign.append_trials
+
+    def full(folder: Path, trials: Any) -> None:
+        if trials[0].process == 3 and folder.name == "head":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        append(folder, trials)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(campaign, "append_trials", full)
+        outcome = gate()
+    folder = tmp_path / "out"
+    assert outcome.code == 2
+    assert "No space left on device); what was finished is kept, make room and go on with: " in outcome.err
+    assert f"dlmbench gate --resume {folder}" in outcome.err
+    assert command("gate", "--resume", folder).code == 0
+    assert processes(folder / "base") == processes(folder / "head") == list(range(6))
+
+
+def test_a_worker_killed_by_the_system_makes_the_gate_invalid(
+    gate: Callable[..., Any], fakes: ModuleType, tmp_path: Path
+) -> None:
+    def kill(handle: Any) -> None:
+        if handle.number == 5:
+            handle.worker.failures["sample", "small/ar/L=8"] = [fakes.died()] * 3
+
+    assert gate(started=kill).code == 4
+    result = read_gate(tmp_path / "out" / "gate.json").result
+    assert "the worker was killed (signal 9)" in str(result)
+
+
+@pytest.mark.parametrize("years", [-30, 30])
+def test_a_clock_that_jumps_changes_no_verdict(
+    gate: Callable[..., Any], command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, years: int
+) -> None:
+    class Jumped(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + timedelta(days=365 * years)
+
+    def jump() -> None:
+        for module in (campaign, command_module):
+            monkeypatch.setattr(module, "datetime", Jumped)
+        monkeypatch.setattr(time, "time", lambda wall=time.time: wall() + 365 * 86400 * years)
+
+    assert gate(started=at(3, jump)).code == 0
+    document = read_gate(tmp_path / "out" / "gate.json")
+    assert 0 < (document.context.duration_s or 0) < 600
+    run = read_run(tmp_path / "out" / "head").run
+    assert run.duration_s is not None
+    assert 0 < run.duration_s < 600
+    for name in ("trend", "show"):
+        assert command(name, tmp_path / "out" / ("" if name == "trend" else "head")).code == 0
+
+
+@pytest.mark.skipif(os.name != "posix", reason="closes a pipe")
+@pytest.mark.parametrize("kind", ["gate", "run"])
+def test_nobody_reading_changes_neither_record_nor_exit_code(tmp_path: Path, suite_file: Path, kind: str) -> None:
+    """`dlmbench gate … | head -1`: it must not end with 0, which means PASS, before it has measured."""
+    read, write = os.pipe()
+    os.close(read)
+    sides = ("--base-cmd", "true base", "--head-cmd", "true head", "--looks", "6") if kind == "gate" else ()
+    program = Path(__file__).parents[1] / "fake_workers.py"
+    try:
+        done = subprocess.run(
+            [sys.executable, program, kind, suite_file, *sides, "--device", "cpu", "--threads", "1",
+             "--out", tmp_path / "out"],
+            stdout=write, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    finally:
+        os.close(write)
+    assert "Traceback" not in done.stderr
+    if kind == "gate":
+        verdict = read_gate(tmp_path / "out" / "gate.json").result.verdict
+        assert verdict != "PASS", "equal to the last digit: no clock was read"
+        assert done.returncode == EXIT_CODES[verdict]
+    else:
+        assert done.returncode == 0
+        assert read_run(tmp_path / "out").run.finished
 
 
 def test_two_gates_do_not_share_a_folder(cut: Path, command: Callable[..., Any]) -> None:
