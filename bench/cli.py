@@ -13,7 +13,7 @@ import re
 import sys
 import traceback
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -30,13 +30,12 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+# What a place answers that cannot be written; any other OSError is a fault of ours.
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+
 FAILED, BAD_INPUT, INCONCLUSIVE, INVALID, BUG, INTERRUPTED = 1, 2, 3, 4, 70, 130
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; messages go to stderr.")]
-
-
-class ReaderGoneError(Exception):
-    """Whoever read our output has closed it. Not an OSError: typer would make one a failed check."""
 
 
 def _items(text: str | None) -> tuple[str, ...]:
@@ -58,7 +57,7 @@ def _print_json(document: Any) -> None:
         sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False) + "\n")
         sys.stdout.flush()
     except BrokenPipeError:
-        raise ReaderGoneError from None
+        _unread(sys.stdout)
 
 
 @app.command()
@@ -365,6 +364,7 @@ def gate(
     weights: Annotated[str | None, typer.Option(help="As in run.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of weights, draws and of the order of measuring.")] = None,
     out: Annotated[Path | None, typer.Option(help="A new folder for the verdict and both sides' runs.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with the gate in this folder.")] = None,
     junit: Annotated[Path | None, typer.Option(help="Write JUnit XML here too.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write the summary here too.")] = None,
     as_json: Json = False,
@@ -410,6 +410,7 @@ def gate(
         alpha=alpha,
         accept_changed=accept_changed,
         budget_s=budget,
+        resume=resume,
         out=out,
         junit=junit,
         markdown=markdown,
@@ -597,10 +598,17 @@ def _main(
 
 
 class _Console(Console):
-    """A console whose reader may go away (`| head`): that is no failed check, so it ends with 0."""
+    """A console whose reader may go away (`| head`): the command goes on unread, and ends with its own exit code."""
 
     def on_broken_pipe(self) -> None:
-        raise ReaderGoneError
+        _unread(self.file)
+
+
+def _unread(stream: IO[str]) -> None:
+    """Nobody is left to read: what is still to come goes nowhere, also when the interpreter ends."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)
 
 
 def _console(to_stderr: bool = False) -> Console:
@@ -628,7 +636,12 @@ def main() -> None:
 def _guarded() -> int:
     try:
         code = app(standalone_mode=False)
-        sys.stdout.flush()
+        if code == INTERRUPTED:  # typer makes Ctrl-C an exit code
+            _say("interrupted")
+        try:
+            sys.stdout.flush()
+        except BrokenPipeError:
+            _unread(sys.stdout)
         return code if isinstance(code, int) else 0
     except InputError as error:
         _say(str(error))
@@ -636,22 +649,20 @@ def _guarded() -> int:
     except KeyboardInterrupt:
         _say("interrupted")
         return INTERRUPTED
-    except (ReaderGoneError, BrokenPipeError):
-        # Nothing is left to say, and nobody to say it to; the interpreter must not try again when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EIO, errno.EDQUOT):
+        if error.errno not in _CANNOT_WRITE:
             return _bug()
-        _say(f"the output cannot be written ({error.strerror}); make room and repeat the command")
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _say(
+            f"{error.filename or 'the output'}: cannot be written ({error.strerror}); make room and repeat the command"
+        )
+        _unread(sys.stdout)
         return BAD_INPUT
     except Exception as error:
         if hasattr(error, "format_message"):  # what typer says of the command line itself
             _say(f"{error.format_message()} See dlmbench --help.")
             return BAD_INPUT
         if type(error).__name__ == "InterruptedRunError":
-            _say(f"interrupted; finished cells are kept, go on with: dlmbench run --resume {error}")
+            _say(f"interrupted; finished cells are kept, go on with: {error}")
             return INTERRUPTED
         return _bug()
 

@@ -92,8 +92,14 @@ class WorkerHandle:
             raise WorkerFailedError("hang", f"no answer within {timeout_s:.0f} s", fatal=True) from None
         except EOFError:
             raise self._died() from None
-        reply: dict[str, Any] = json.loads(line)
-        if not reply.pop("ok"):
+        except ValueError as error:
+            raise self._no_reply(str(error)) from None
+        try:
+            reply: dict[str, Any] = json.loads(line)
+            ok = reply.pop("ok")
+        except (ValueError, AttributeError, KeyError, TypeError, RecursionError):
+            raise self._no_reply(repr(line[:40].decode(errors="replace"))) from None
+        if not ok:
             self._stderr.write(_encodable(reply.get("detail", "")).encode())
             self._stderr.flush()
             raise WorkerFailedError(reply["code"], _encodable(reply["message"]), fatal=False)
@@ -125,8 +131,17 @@ class WorkerHandle:
         self._process.kill()
         self._process.wait()
 
+    def _no_reply(self, what: str) -> WorkerFailedError:
+        self.kill()
+        message = f"the worker answered {what}, which is no reply; is it `python -m dlmbench.bench.worker`?"
+        return WorkerFailedError("protocol", message, fatal=True)
+
     def _died(self) -> WorkerFailedError:
-        code = self._process.wait()
+        try:
+            code = self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            return WorkerFailedError("crash", "the worker closed its output and lived on; it was killed", fatal=True)
         if code == -signal.SIGKILL:
             message = "the worker was killed (signal 9); out of memory is the usual reason"
             return WorkerFailedError("killed", message, fatal=True)
@@ -135,7 +150,9 @@ class WorkerHandle:
         return WorkerFailedError("crash", f"the worker died ({how}){': ' + tail if tail else ''}", fatal=True)
 
     def _tail(self) -> str:
-        lines = [line.strip() for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
+        with open(self._log, "rb") as log:  # it may be of any size
+            log.seek(max(0, log.seek(0, os.SEEK_END) - (1 << 16)))
+            lines = [line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()]
         return lines[-1][:300] if lines else ""
 
 

@@ -10,7 +10,7 @@ import os
 import platform
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -330,6 +330,18 @@ def _block_warnings(blockwise: frozenset[str]) -> list[str]:
         f"does not cancel in their ratio."
         for name in sorted(blockwise)
     ]
+
+
+def only(plan: Plan, generators: Sequence[str]) -> Plan:
+    """The plan with the cells of these generators alone. Raises InputError where it has none."""
+    pairings = []
+    for pairing in plan.pairings:
+        cells = tuple(cell for cell in pairing.cells if cell.generator in generators)
+        if cells:
+            pairings.append(pairing.model_copy(update={"cells": cells}))
+    if not pairings:
+        raise InputError("--only: there is no cell of a generator that was given; name one with --generator")
+    return replace(plan, pairings=tuple(pairings))
 
 
 def ar_generators(pairs: Sequence[PairRecord]) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shlex
 import shutil
 import signal
 import time
@@ -44,11 +45,37 @@ except ImportError:
 
 
 # What a folder answers that cannot be written; any other OSError is a fault of ours.
-_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT)
+_CANNOT_WRITE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT,
+)  # fmt: skip
 
 
 class InterruptedRunError(Exception):
-    """The run was stopped by the user; what was finished is on disk."""
+    """A run or a gate was stopped by the user; what was finished is on disk. Its text is the command that goes on."""
+
+
+@contextmanager
+def stoppable(command: str, folder: Path) -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does; that, or a folder that takes no more, is told with how to go on."""
+    onwards = f"dlmbench {command} --resume {shlex.quote(str(folder))}"
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise InterruptedRunError(onwards) from None
+    except OSError as error:
+        if error.errno not in _CANNOT_WRITE:
+            raise
+        raise InputError(
+            f"{folder}: cannot be written ({error.strerror}); what was finished is kept, make room and go on with: "
+            f"{onwards}"
+        ) from None
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
 
 
 def start_run(options: RunOptions, plan: Plan, command: Sequence[str], progress: Progress) -> StoredRun:
@@ -74,24 +101,23 @@ def resume_run(folder: Path, options: RunOptions, suite_given: bool, progress: P
     stored = read_run(folder)
     with locked(folder), _where_it_started(stored.run):
         plan = make_plan(_recorded(folder, stored.run, options, suite_given))
-        if tuple(pairing.cells for pairing in plan.pairings) != stored.run.plan:
-            raise InputError(
-                f"--resume {folder}: its cells are not those that suite {stored.run.suite!r} has now "
-                f"(the suite, a pair or the device has changed); start a new run"
-            )
-        _same_question(folder, stored.run, plan)
+        same_question(folder, stored.run, plan)
         wanted = {f"{p.name}#{process}": len(p.cells) for p in plan.pairings for process in range(p.processes)}
         trials = read_run(folder).trials
         counts = Counter(trial.pairing for trial in trials)
         done = frozenset(name for name, count in counts.items() if wanted.get(name) == count)
         kept = [trial for trial in trials if trial.pairing in done]
-        if len(kept) < len(trials) or not _ends_whole(folder):
-            rewrite_trials(folder, kept)
+        rewrite_trials(folder, kept)
         return _measure(stored.run, plan, folder, done, progress)
 
 
-def _same_question(folder: Path, run: Run, plan: Plan) -> None:
+def same_question(folder: Path, run: Run, plan: Plan) -> None:
     """Refuse to pool samples of other shapes, weights, prompts or versions with those that are on disk."""
+    if tuple(pairing.cells for pairing in plan.pairings) != run.plan:
+        raise InputError(
+            f"--resume {folder}: its cells are not those that suite {run.suite!r} has now "
+            f"(the suite, a pair or the device has changed); start a new one"
+        )
     pairs = tuple(type(record).model_validate_json(record.model_dump_json()) for record in pair_records(plan))
     libraries = ("torch", "transformers", "numpy")
     then, now = (dict(e.get("libraries") or {}) for e in (run.environment, capture_environment()))
@@ -104,7 +130,7 @@ def _same_question(folder: Path, run: Run, plan: Plan) -> None:
     }
     changed = [name for name, differs in differing.items() if differs]
     if changed:
-        raise InputError(f"--resume {folder}: {' and '.join(changed)} changed since it was started; start a new run")
+        raise InputError(f"--resume {folder}: {' and '.join(changed)} changed since it was started; start a new one")
 
 
 def _recorded(folder: Path, run: Run, given: RunOptions, suite_given: bool) -> RunOptions:
@@ -137,12 +163,6 @@ def _where_it_started(run: Run) -> Iterator[None]:
         return
     with chdir(start):
         yield
-
-
-def _ends_whole(folder: Path) -> bool:
-    """Whether the record of trials ends with a whole line: what is appended must not join a torn one."""
-    path = folder / TRIALS_FILE
-    return not path.exists() or path.read_bytes()[-1:] in (b"", b"\n")
 
 
 def new_folder(options: RunOptions, suite: str) -> Path:
@@ -245,25 +265,15 @@ def _measure(run: Run, plan: Plan, folder: Path, done: frozenset[str], progress:
             progress.note(f"What physics allows could not be told beforehand: {type(error).__name__}: {error}")
 
     begin = time.monotonic()
-    previous = signal.signal(signal.SIGTERM, _interrupt)
     device_name = ""
-    try:
-        with progress:
-            device_name = sweep(job, progress, keep_peaks)
-    except KeyboardInterrupt:
-        _conclude(run, folder, begin, device_name, complete=False)
-        raise InterruptedRunError(str(folder)) from None
-    except OSError as error:
-        if error.errno not in _CANNOT_WRITE:
+    with stoppable("run", folder):
+        try:
+            with progress:
+                device_name = sweep(job, progress, keep_peaks)
+        except KeyboardInterrupt:
+            _conclude(run, folder, begin, device_name, complete=False)
             raise
-        # No summary is tried: it would fail for the same reason, and can be made from the trials at any time.
-        raise InputError(
-            f"{folder}: cannot be written ({error.strerror}); finished cells are kept, "
-            f"make room and go on with: dlmbench run --resume {folder}"
-        ) from None
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-    _conclude(run, folder, begin, device_name, complete=True)
+        _conclude(run, folder, begin, device_name, complete=True)
     return read_run(folder)
 
 
@@ -272,15 +282,9 @@ def _conclude(run: Run, folder: Path, begin: float, device_name: str, *, complet
     trials = read_run(folder).trials
     finished = datetime.now(UTC).isoformat(timespec="seconds") if complete else None
     spent = (run.duration_s or 0.0) + time.monotonic() - begin
-    try:
-        write_schedules(folder, trials, run.pairs)
-        write_measurements(folder, measurements(trials, ar_generators(run.pairs), stated(run), run.plan))
-        write_run(folder, replace_run(run, trials, finished, spent, device_name))
-    except OSError as error:
-        raise InputError(
-            f"{folder}: cannot be written ({error.strerror}); every trial is kept, "
-            f"make room and go on with: dlmbench run --resume {folder}"
-        ) from None
+    write_schedules(folder, trials, run.pairs)
+    write_measurements(folder, measurements(trials, ar_generators(run.pairs), stated(run), run.plan))
+    write_run(folder, replace_run(run, trials, finished, spent, device_name))
 
 
 def stated(run: Run) -> Datasheet | None:
@@ -321,7 +325,3 @@ def replace_run(run: Run, trials: Sequence[Trial], finished: str | None, spent: 
         "after": read_moment(),
     }
     return run.model_copy(update=update)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt

@@ -19,7 +19,7 @@ from .memory_plan import Shapes, predicted_memory
 from .options import RunOptions
 from .plan import Plan, ar_generators, make_plan
 from .progress import Progress
-from .run import resume_run, start_run, stated
+from .run import resume_run, start_run, stated, stoppable
 from .summary import measurements
 
 
@@ -38,7 +38,8 @@ def run_command(
         stored = resume_run(resume, options, suite_given, progress)
     else:
         stored = start_run(options, make_plan(options), command, progress)
-    files = write_report(stored)
+    with stoppable("run", stored.path):
+        files = write_report(stored)
     from ..reports.terminal import show_run
 
     show_run(stored, console)

@@ -39,24 +39,34 @@ def replies() -> TextIO:
     return kept
 
 
+# No reply comes near it; what does is no reply, and would fill this process's memory.
+_LONGEST = 1 << 28
+
+
 class Lines:
     """Lines from a pipe, waited for without spinning; they may arrive in pieces."""
 
     def __init__(self, pipe: IO[bytes]) -> None:
         self._pipe = pipe
-        self._buffer = b""
+        self._buffer = bytearray()
 
     def next(self, timeout_s: float) -> bytes:
-        """The next line. Raises TimeoutError where it is not whole within the limit, EOFError where the pipe ended."""
+        """The next line. Raises TimeoutError where it is not whole within the limit, EOFError where the pipe ended, and
+        ValueError where it takes more than 256 MiB."""
         deadline = time.monotonic() + timeout_s
+        seen = 0
         with selectors.DefaultSelector() as selector:
             selector.register(self._pipe, selectors.EVENT_READ)
-            while b"\n" not in self._buffer:
+            while (end := self._buffer.find(b"\n", seen)) < 0:
+                seen = len(self._buffer)
+                if seen > _LONGEST:
+                    raise ValueError("a line of more than 256 MiB")
                 if not selector.select(max(deadline - time.monotonic(), 0)):
                     raise TimeoutError
                 piece = os.read(self._pipe.fileno(), 1 << 20)
                 if not piece:
                     raise EOFError
                 self._buffer += piece
-        line, _, self._buffer = self._buffer.partition(b"\n")
+        line = bytes(self._buffer[:end])
+        del self._buffer[: end + 1]
         return line

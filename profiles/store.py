@@ -104,13 +104,22 @@ def append_trials(folder: Path, trials: Sequence[Trial]) -> None:
 
 
 def rewrite_trials(folder: Path, trials: Sequence[Trial]) -> None:
-    """Replace `trials.jsonl`, to drop a torn line or an open pairing before a run is resumed."""
+    """Replace `trials.jsonl`, to drop a torn line or an open pairing before a run is resumed.
+
+    Nobody else may be writing to the folder: what a kill left of other files half replaced is removed too.
+    """
+    for left in folder.glob(".*.tmp"):
+        left.unlink(missing_ok=True)
     replace_file(folder / TRIALS_FILE, "".join(trial.model_dump_json() + "\n" for trial in trials))
 
 
 def read_run(folder: Path) -> StoredRun:
     """Read a run's folder. Raises InputError, in one line, for anything that is not a readable run."""
-    if not folder.is_dir():
+    try:
+        there = folder.is_dir()
+    except OSError as error:  # a name that no file system takes
+        raise InputError(f"{str(folder)[:80]}: no run folder ({error.strerror}); give one of `dlmbench run`") from None
+    if not there:
         raise InputError(f"{folder}: no such run folder; expected one written by `dlmbench run`")
     path = folder / RUN_FILE
     try:

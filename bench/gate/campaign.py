@@ -7,22 +7,24 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from ... import InputError
 from ...profiles.gate import CellEvidence, GateResult, Policy
-from ...profiles.record import Cell, Reason, Trial
+from ...profiles.record import Cell, Reason, Run, Trial
 from ...profiles.store import append_trials, read_run, write_measurements, write_run
 from ..options import RunOptions
 from ..plan import Plan, ar_generators
 from ..progress import Progress
-from ..run import InterruptedRunError, locked, new_run, replace_run
+from ..run import new_run, replace_run
 from ..summary import measurements
 from ..sweep import Job
 from .decision import decide
 from .evidence import paired_evidence
-from .looks import Looked, look_until_decided
+from .looks import Looked, Trials, look_until_decided
 from .measure import BOTH, PairBench
 from .proof import prove, same_code
+from .resume import same_workers
 from .sides import Side, SideName, comparison_notes
 
 # Counters and texts of the cells are a run's business; a gate spends its time on pairs.
@@ -31,7 +33,10 @@ _TIMED_ONLY = {"hardware": False, "quality_texts": 0, "studies": False, "traces"
 
 @dataclass(slots=True)
 class Campaign:
-    """Measures `plan` at both sides into `folder/base` and `folder/head`."""
+    """Measures `plan` at both sides into `folder/base` and `folder/head`.
+
+    `settings` are recorded beside the plan's own. `record` and `kept` are what an earlier session of this gate left.
+    """
 
     plan: Plan
     sides: tuple[Side, Side]
@@ -39,7 +44,10 @@ class Campaign:
     progress: Progress
     options: RunOptions
     command: Sequence[str]
+    settings: Mapping[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    record: Run | None = None
+    kept: Sequence[Trials] = ()
     _looked: Looked | None = None
 
     def run(self, policy: Policy, budget_s: float | None) -> GateResult:
@@ -48,25 +56,25 @@ class Campaign:
         if plan.unfit:
             key, why = next(iter(plan.unfit.items()))
             raise InputError(f"gate: {key} {why}; leave it out: a gate with missing cells is invalid")
-        record = new_run(self.options, plan, self.command)
-        for name in BOTH:
-            (self.folder / name).mkdir()
-            write_run(self.folder / name, record)
+        record = self.record or self._begun()
         sides: dict[SideName, Side] = {"base": self.sides[0], "head": self.sides[1]}
         begin = time.monotonic()
-        with locked(self.folder), PairBench(self._job(), sides, self.progress) as bench:
+        with PairBench(self._job(), sides, self.progress) as bench:
 
             def proven() -> Reason | None:
                 return next((why for name in BOTH if (why := prove(sides[name], bench.infos[name])) is not None), None)
 
-            try:
-                with self.progress:
-                    self._looked = look_until_decided(
-                        self.cells, policy, bench.measure, decide,
-                        keep=self._keep, proven=proven, said=self.progress.say, budget_s=budget_s,
-                    )  # fmt: skip
-            except KeyboardInterrupt:
-                raise InterruptedRunError(str(self.folder)) from None
+            def keep(found: Mapping[SideName, list[Trial]]) -> None:
+                if self.kept:
+                    same_workers(self.folder, self.kept, {n: bench.infos[n] for n in BOTH if sides[n].made is None})
+                for name, trials in found.items():
+                    append_trials(self.folder / name, trials)
+
+            with self.progress:
+                self._looked = look_until_decided(
+                    self.cells, policy, bench.measure, decide,
+                    kept=self.kept, keep=keep, proven=proven, said=self.progress.say, budget_s=budget_s,
+                )  # fmt: skip
             finished = datetime.now(UTC).isoformat(timespec="seconds")
             for name in BOTH:
                 trials = read_run(self.folder / name).trials
@@ -75,7 +83,7 @@ class Campaign:
                 )
                 spent = time.monotonic() - begin
                 write_run(self.folder / name, replace_run(record, trials, finished, spent, bench.device_name))
-            same = same_code(bench.infos["base"], bench.infos["head"])
+            same = same_code(*([t.worker for t in self._looked.trials[name] if t.worker is not None] for name in BOTH))
         self.notes += dict.fromkeys([*comparison_notes(*self.sides), *([same] if same else [])])
         return self._looked.result
 
@@ -92,6 +100,11 @@ class Campaign:
         # A gate judges no texts.
         return Job.of(self.plan, self.folder, suite=self.plan.suite.model_copy(update=_TIMED_ONLY), judge=None)
 
-    def _keep(self, found: Mapping[SideName, list[Trial]]) -> None:
-        for name, trials in found.items():
-            append_trials(self.folder / name, trials)
+    def _begun(self) -> Run:
+        record = new_run(self.options, self.plan, self.command)
+        record = record.model_copy(update={"settings": record.settings | dict(self.settings)})
+        # Base's last: where that is, both are.
+        for name in reversed(BOTH):
+            (self.folder / name).mkdir(exist_ok=True)
+            write_run(self.folder / name, record)
+        return record

@@ -34,6 +34,7 @@ def look_until_decided(
     measure: Callable[[int], Mapping[SideName, list[Trial]]],
     decide: Decide,
     *,
+    kept: Sequence[Mapping[SideName, list[Trial]]] = (),
     keep: Callable[[Mapping[SideName, list[Trial]]], None] = lambda _: None,
     proven: Callable[[], Reason | None] = lambda: None,
     said: Callable[[str], None] = lambda _: None,
@@ -43,7 +44,7 @@ def look_until_decided(
     """Measure until a verdict stands, the looks are over, or another pair would not fit into `budget_s` seconds.
 
     `measure(n)` gives the trials of pair n, which `keep` writes down at once; `proven` says after each pair why the
-    sides are not what they claim, if so.
+    sides are not what they claim, if so. `kept` are the first pairs, where an earlier session measured them.
     """
     begin = clock()
     trials: Trials = {"base": [], "head": []}
@@ -55,6 +56,11 @@ def look_until_decided(
         while (have := _pairs(evidence := _evidence(cells, trials, policy))) < wanted and pair < most:
             if any(_hopeless(each) for each in evidence) and pair:
                 break
+            if pair < len(kept):
+                for side in trials:
+                    trials[side] += kept[pair][side]
+                pair += 1
+                continue
             if budget_s is not None and pair and clock() - begin + longest > budget_s:
                 said(f"the budget of {budget_s:g} s is spent after {pair} pairs")
                 return Looked(_out_of_budget(decide(_first(evidence, wanted), policy, look), budget_s, pair), trials)

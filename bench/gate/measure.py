@@ -59,6 +59,10 @@ class PairBench:
             for group in draw.sample(list(groups), len(groups)):
                 for side, trial in self._group(group, groups[group], pair, order, draw, handles):
                     trials[side].append(trial)
+        except BaseException:
+            for handle in handles.values():
+                handle.kill()  # it may be in the middle of a generation
+            raise
         finally:
             for handle in handles.values():
                 handle.end()

@@ -35,6 +35,7 @@ class GateOptions:
     alpha: float | None = None
     accept_changed: bool = False
     budget_s: float | None = None
+    resume: Path | None = None
     out: Path | None = None
     junit: Path | None = None
     markdown: Path | None = None

@@ -34,6 +34,7 @@ from ...profiles.gate import Policy
 from ...profiles.metrics import METRICS
 from ...reports.plain import plain
 from ..summary import FROM_SAMPLE
+from .options import GateOptions
 
 
 def read_policy(path: Path) -> Policy:
@@ -47,6 +48,19 @@ def read_policy(path: Path) -> Policy:
     if not isinstance(table.get("gate"), dict):
         raise InputError(f"policy {path}: gate: expected a table [gate]; found {_found(table.get('gate'))}")
     return _checked(table["gate"], f"policy {path}: gate")
+
+
+def policy_of(options: GateOptions) -> Policy:
+    """The policy of the file given, or the default one, with the flags given."""
+    policy = Policy() if options.policy is None else read_policy(options.policy)
+    return overridden(
+        policy,
+        alpha=options.alpha,
+        looks=options.looks,
+        margins=options.margins,
+        floors=options.floors,
+        accept_changed=True if options.accept_changed else None,
+    )
 
 
 def overridden(

@@ -17,6 +17,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,11 +28,13 @@ from ... import InputError
 from ...profiles.child import PARENT
 from ...profiles.stored import Stored
 from ..handle import Launch
+from ..run import locked
 from .checkout import changed_files, check_out
 from .environment import Environment, Runner, make_environment, run_logged
 from .repository import Repository, Revision, base_revision, head_revision
 
 SideName = Literal["base", "head"]
+_PREFIX = "dlmbench-gate-"
 _Handler = Callable[[int, FrameType | None], object] | signal.Handlers
 
 
@@ -210,21 +213,38 @@ def comparison_notes(base: Side, head: Side) -> tuple[str, ...]:
 @contextlib.contextmanager
 def _temporary_folder() -> Iterator[Path]:
     try:
-        folder = Path(tempfile.mkdtemp(prefix="dlmbench-gate-")).resolve()
+        _remove_abandoned(Path(tempfile.gettempdir()))
+        folder = Path(tempfile.mkdtemp(prefix=_PREFIX)).resolve()
     except OSError as error:
         raise InputError(
             f"no temporary folder can be made ({error.strerror}); point TMPDIR at a writable one"
         ) from None
     try:
-        yield folder
+        with locked(folder):
+            yield folder
     finally:
         with _undisturbed():
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def _remove_abandoned(place: Path) -> None:
+    """Remove what gates of this user left that were killed (kill -9, a power cut): nobody holds their locks now."""
+    if os.name != "posix":
+        return
+    for folder in place.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(InputError, OSError), locked(folder):
+            found = folder.lstat()
+            # One that is a minute young may be about to be locked.
+            if found.st_uid == os.getuid() and time.time() - found.st_mtime > 60:
+                shutil.rmtree(folder, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def _ended_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the block as an exception does, so that what it made is removed."""
+    """SIGTERM ends the block as an exception does, so that what it made is removed; a caller may have seen to that."""
+    if signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
 
     def end(number: int, _: object) -> None:
         raise SystemExit(128 + number)

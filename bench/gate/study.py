@@ -36,10 +36,9 @@ from ...reports.fig_gate import gate_figure
 from ...reports.plotting import style
 from ..handle import Launch
 from ..options import RunOptions
-from ..plan import Plan, make_plan
+from ..plan import Plan, make_plan, only
 from ..progress import Progress
 from .campaign import Campaign
-from .command import only
 from .planted import PLANTED, Planted
 from .sides import Side
 from .simulate import GATES, Row, Scene, curves, power_curves

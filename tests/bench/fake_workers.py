@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from dlmbench.bench.handle import WorkerFailedError
 from dlmbench.profiles.hardware import DevicePeaks, Peak
-from dlmbench.profiles.record import Calibration, Cell, Sample, Trial, WorkerInfo
+from dlmbench.profiles.record import Calibration, Cell, Origin, Sample, Trial, WorkerInfo
 
 PEAK = Calibration(matmul_flop_s=1e12, read_b_s=1e11, dtype="float32")
 PRODUCT = Peak(burst=1.5e12, sustained=1.2e12, size=2048)
@@ -85,8 +85,9 @@ def trial(of: Cell, latencies: Iterable[float] = (), process: int = 0, **fields:
 
 def info(pid: int = 1) -> WorkerInfo:
     return WorkerInfo(
-        pid=pid, package_path="p", package_version="0", commit=None, python="3", torch="2", device="cpu", threads=1
-    )
+        pid=pid, package_path="p", package_version="0", commit=None, python="3", torch="2", device="cpu", threads=1,
+        origins={"dlmbench": Origin(path="p", version="0")},
+    )  # fmt: skip
 
 
 def died(code: str = "killed") -> WorkerFailedError:
@@ -245,8 +246,9 @@ class Handle:
 
 if __name__ == "__main__":
     from dlmbench.bench import cli, run_command, sweep
+    from dlmbench.bench.gate import measure
 
     Handle.pause_s = 0.002
-    sweep.WorkerHandle = Handle  # type: ignore[misc, assignment]
+    sweep.WorkerHandle = measure.WorkerHandle = Handle  # type: ignore[misc, assignment]
     run_command.write_report = lambda stored: []
     cli.main()

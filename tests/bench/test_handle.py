@@ -205,6 +205,51 @@ def test_a_request_to_a_dead_worker_says_how_it_died(stand_in: Callable[[str], W
         assert (caught.value.code, caught.value.fatal) == ("crash", True)
 
 
+@pytest.mark.parametrize(
+    "code",
+    [
+        "print('y', flush=True)",
+        "print('[1]', flush=True)",
+        "print('{}', flush=True)",
+        "print('[' * 100000, flush=True)",
+    ],
+)
+def test_what_is_no_reply_is_no_bug_of_ours(stand_in: Callable[[str], WorkerHandle], code: str) -> None:
+    """`--base-cmd yes`."""
+    handle = stand_in(f"{code}\nimport time; time.sleep(60)")
+    with pytest.raises(WorkerFailedError, match="which is no reply; is it `python -m dlmbench") as caught:
+        handle.receive(20)
+    assert (caught.value.code, caught.value.fatal) == ("protocol", True)
+    assert not handle.alive
+
+
+def test_a_flood_without_an_end_is_cut_off(
+    stand_in: Callable[[str], WorkerHandle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dlmbench.profiles.child._LONGEST", 1 << 22)
+    handle = stand_in("import os\nwhile True: os.write(1, b'x' * 65536)")
+    with pytest.raises(WorkerFailedError, match="no reply"):
+        handle.receive(60)
+    assert not handle.alive
+
+
+def test_a_worker_that_closes_its_output_and_lives_on_does_not_hold_us(
+    stand_in: Callable[[str], WorkerHandle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    handle = stand_in("import os, time; os.close(1); time.sleep(60)")
+    with pytest.raises(WorkerFailedError, match="closed its output and lived on"):
+        handle.receive(30)
+    assert not handle.alive
+
+
+def test_the_last_words_of_a_worker_that_floods_its_log_are_found(stand_in: Callable[[str], WorkerHandle]) -> None:
+    code = (
+        "import os, sys\nfor _ in range(64): os.write(2, b'x' * 65536)\nos.write(2, b'\\nlast words\\n'); sys.exit(3)"
+    )
+    with pytest.raises(WorkerFailedError, match=r"exit code 3\): last words"):
+        stand_in(code).receive(30)
+
+
 def test_a_signal_is_named(stand_in: Callable[[str], WorkerHandle]) -> None:
     handle = stand_in("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
     with pytest.raises(WorkerFailedError, match="signal 11"):

@@ -1,12 +1,17 @@
-"""Real repositories to try things on: small, and read back byte for byte."""
+"""What to try a gate on: real repositories, small and read back byte for byte, and workers that answer at once."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import random
+import shlex
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -67,3 +72,54 @@ def scratch(tmp_path: Path) -> Callable[..., Scratch]:
         return made
 
     return make
+
+
+WORKER = shlex.join([sys.executable, "-m", "dlmbench.bench.worker"])
+FORM = ("--base-cmd", f"{WORKER} --base", "--head-cmd", f"{WORKER} --head")
+
+
+@pytest.fixture
+def gate(
+    command: Callable[..., Any],
+    handles: Any,
+    fakes: ModuleType,
+    suite_file: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., Any]:
+    """`gate(slower=0.1, key="T=4")` runs a gate whose head takes 10 % longer in cells that have `key` in theirs.
+
+    `started` is told of every worker that is asked to load something: two a pair of processes, numbered from 0.
+    """
+    for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
+        monkeypatch.delenv(name, raising=False)
+
+    def call(
+        *flags: object,
+        slower: float = 0.0,
+        key: str = "",
+        noise: float = 0.004,
+        forwards: int = 0,
+        broken: str = "",
+        started: Callable[[Any], object] = lambda handle: None,
+    ) -> Any:
+        draw = random.Random(7)
+
+        def plan(handle: Any) -> None:
+            started(handle)
+            head = handle.launch is not None and "--head" in handle.launch.command
+            process = draw.gauss(0, noise)
+
+            def latency(cell: Any, number: int) -> float:
+                more = slower if head and key in cell.key else 0.0
+                return 0.01 * (1 + more) * (1 + process) * (1 + 0.01 * draw.random())
+
+            handle.worker.latency = latency
+            handle.worker.more_forwards = forwards if head else 0
+            if head and broken:
+                handle.worker.failures["sample", broken] = [fakes.refused(message="RuntimeError: broken")]
+
+        handles.plan = staticmethod(plan)
+        return command("gate", suite_file, *FORM, "--out", tmp_path / "out", "--device", "cpu", *flags)
+
+    return call
