@@ -34,7 +34,7 @@ from ..profiles.record import (
 )
 from .handle import WorkerFailedError
 from .statistics import median_half_width
-from .steady import drift
+from .steady import beside_peers, drift
 from .suites import Pairing, Suite
 
 # Clocks held by these say that the device was not itself; a software power cap is a state, recorded and no fault.
@@ -108,6 +108,10 @@ class _Open:
     @property
     def good(self) -> list[float]:
         return [sample.latency_s for sample in self.samples if sample.discarded is None]
+
+    @property
+    def by_round(self) -> dict[int, float]:
+        return {sample.round: sample.latency_s for sample in self.samples if sample.discarded is None}
 
 
 class PairingRun:
@@ -472,6 +476,12 @@ class PairingRun:
                 fields = {"id": state.id, "cell": state.cell.model_dump()}
                 self._quietly(functools.partial(self._ask, seat, "open", **fields))
 
+    def _drift(self, state: _Open) -> float | None:
+        """How the cell's latency moved against those of the other workers in the same rounds: a machine that drifts
+        takes all of them along, and is no reason to doubt this one's worker."""
+        peers = [each.by_round for each in self._cells if each.seat != state.seat]
+        return drift(beside_peers(state.by_round, peers))
+
     def _trial(self, state: _Open, before: Calibration | None, after: Calibration | None) -> Trial:
         return Trial(
             cell=state.cell,
@@ -493,7 +503,7 @@ class PairingRun:
             quality=state.quality,
             hardware=state.hardware,
             clock_reasons=self._clock_reasons,
-            drift=drift(state.good),
+            drift=self._drift(state),
         )
 
 

@@ -312,8 +312,8 @@ def replace_run(run: Run, trials: Sequence[Trial], finished: str | None, spent: 
     if moved:
         most = max(moved, key=lambda trial: abs(trial.drift or 0.0))
         warnings.append(
-            f"{len(moved)} trials drifted while samples were taken, {most.key} most, by {most.drift:+.0%}; their "
-            f"workers were replaced."
+            f"{len(moved)} trials drifted against those they alternated with, {most.key} most, by {most.drift:+.0%}; "
+            f"their workers were replaced."
         )
     name = device_name if run.device.startswith("cuda") and device_name else run.device_name
     update = {

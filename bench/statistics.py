@@ -11,7 +11,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy.special import stdtrit  # scipy.stats takes a second to import
 
 from ..profiles.record import Value
 
@@ -54,6 +53,8 @@ def median_half_width(values: Sequence[float]) -> float | None:
 
 def _t_quantile(freedom: float) -> float:
     """Two-sided quantile of Student's t at LEVEL, with `freedom` degrees of freedom."""
+    from scipy.special import stdtrit  # a quarter of a second, which every worker would pay at its start
+
     return float(stdtrit(freedom, 0.5 + LEVEL / 2))
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from statistics import median
 
 import numpy as np
+
+from .statistics import effective_size
 
 
 def windows_agree(values: Sequence[float], window: int, tolerance: float = 0.05) -> bool:
@@ -23,7 +25,8 @@ def drift(values: Sequence[float], least: float = 0.05) -> float | None:
     """By how much a series moved, the median of its last third over that of its first, minus 1; None if it stayed.
 
     It moved if that is more than `least` and if so many later values lie on one side of earlier ones that chance would
-    do it once in a thousand (Kendall's tau against time, its normal law; fewer than nine values cannot show it).
+    do it once in a thousand: Kendall's tau against time with its normal law, for as many values as the series has that
+    are independent (neighbours about its trend are alike). Fewer than nine values cannot show it.
     """
     n = len(values)
     if n < 9:
@@ -31,6 +34,24 @@ def drift(values: Sequence[float], least: float = 0.05) -> float | None:
     series = np.asarray(values)
     concordance = float(np.sign(series[None, :] - series[:, None])[np.triu_indices(n, 1)].sum())
     z = concordance / math.sqrt(n * (n - 1) * (2 * n + 5) / 18)
+    time = np.arange(n)
+    about = series - np.polyval(np.polyfit(time, series, 1), time)
+    z *= math.sqrt(effective_size(about.tolist()) / n)
     third = n // 3
     change = median(values[-third:]) / median(values[:third]) - 1
     return change if abs(z) > 3.29 and abs(change) > least else None
+
+
+def beside_peers(own: Mapping[int, float], peers: Sequence[Mapping[int, float]]) -> list[float]:
+    """A series by round, each value over the geometric mean of its peers' in the same round, all in units of their own
+    medians. What moves the whole machine moves all of them; what is left is this one's own. Empty without peers."""
+    scales = [median(values.values()) for values in peers if values]
+    others = [values for values in peers if values]
+    if not own or not others:
+        return []
+    scale, found = median(own.values()), []
+    for number, value in own.items():
+        beside = [values[number] / s for values, s in zip(others, scales, strict=True) if number in values]
+        if beside:
+            found.append(value / scale / math.exp(sum(map(math.log, beside)) / len(beside)))
+    return found

@@ -302,7 +302,8 @@ class Trial(Stored):
     sample by sample. `counters` are values that no clock enters: NFE, tokens, FLOPs, bytes, memory, kernel counts.
     `clock_reasons` are all that held the GPU's clocks while the pairing took samples (None: not known). `order` is the
     cell's place among those of its pairing, which is drawn anew in every process round. `drift` says by how much the
-    latency moved while samples were taken (0.1: 10 % longer at the end), where that is more than noise.
+    latency moved against the other workers' while samples were taken (0.1: 10 % longer at the end), where that is more
+    than noise.
     """
 
     cell: Cell

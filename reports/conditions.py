@@ -13,7 +13,7 @@ from .rows import run_facts
 
 _FACTS = ("device", "torch", "threads", "dtype", "suite")
 _MOMENT = "now"
-_TYPED = ("cwd", "options", "gate")
+_TYPED = ("cwd", "options", "gate", "sides")
 
 
 def conditions(stored: StoredRun) -> dict[str, str]:

@@ -57,9 +57,11 @@ def measured(
         if options.only_generators:
             plan = only(plan, run_options.generators)
         asked = Asked.of(options, policy, sides)
-        campaign = Campaign(
-            plan, sides, folder, progress, run_options, command, {SETTING: asked.model_dump(mode="json")}
-        )
+        recorded = {
+            SETTING: asked.model_dump(mode="json"),
+            "sides": [side.record.model_dump(mode="json") for side in sides],
+        }
+        campaign = Campaign(plan, sides, folder, progress, run_options, command, recorded)
         if before is not None:
             same_gate(folder, before[0], asked)
             same_question(folder, before[1], plan)

@@ -19,7 +19,7 @@ from dlmbench.bench.statistics import (
     over_processes,
     within_process,
 )
-from dlmbench.bench.steady import drift, windows_agree
+from dlmbench.bench.steady import beside_peers, drift, windows_agree
 
 positive = st.floats(min_value=1e-6, max_value=1e6)
 
@@ -277,6 +277,19 @@ def test_a_series_that_moves_drifts_by_as_much_as_its_ends_differ(change: float)
     draw = random.Random(3)
     series = [1 + change * i / 29 + 0.01 * draw.random() for i in range(30)]
     assert drift(series) == pytest.approx(change * 20 / 29, abs=0.03)
+
+
+def test_a_drift_of_the_machine_is_no_drift_of_a_cell() -> None:
+    draw = random.Random(5)
+    machine = [1 + 0.5 * i / 29 for i in range(30)]
+    cells = [{i: scale * m * (1 + 0.01 * draw.random()) for i, m in enumerate(machine)} for scale in (1.0, 7.0, 0.1)]
+    assert drift(list(cells[0].values())) is not None
+    assert drift(beside_peers(cells[0], cells[1:])) is None
+    grows = {i: value * (1 + 0.2 * i / 29) for i, value in cells[0].items()}
+    assert drift(beside_peers(grows, cells[1:])) == pytest.approx(0.2 * 20 / 29, abs=0.03)
+    # Rounds that the peers lack are passed over; without peers nothing can be said.
+    assert len(beside_peers(cells[0], [dict.fromkeys(range(12), 1.0), {}])) == 12
+    assert beside_peers(cells[0], [{}]) == beside_peers({}, cells) == []
 
 
 def test_noise_steps_too_small_and_short_series_are_no_drift() -> None:

@@ -29,9 +29,11 @@ def test_equal_sides_pass(gate: Callable[..., Any], tmp_path: Path) -> None:
     assert document.context.paired
     suite = ElementTree.parse(folder / "junit.xml").getroot()
     assert (suite.get("tests"), suite.get("failures"), suite.get("errors")) == ("6", "0", "0")
-    # Each side is a run like any other.
+    # Each side is a run like any other, which says what both sides were.
     for side in ("base", "head"):
         stored = read_run(folder / side)
+        assert [each["name"] for each in stored.run.settings["sides"]] == ["base", "head"]
+        assert stored.run.settings["sides"][1]["command"][-1] == "--head"
         assert len(stored.trials) == 6 * 6
         assert {m.status for m in stored.measurements} == {"ok"}
 
