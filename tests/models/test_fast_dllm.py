@@ -80,7 +80,7 @@ def factored(factor: float) -> Any:
         (Settings(steps=6), lambda ranked: ranked[:2]),
         (Settings(steps=3), lambda ranked: ranked),
     ],
-    ids=str,
+    ids=["over 0.12", "over 0.1", "over 0", "factor 2.7", "factor 4", "T=12", "T=6", "T=3"],
 )
 def test_every_row_is_the_loop_by_hand(
     settings: Settings, rule: Any, cache: Any, make_network: MakeNetwork, prompts: Prompts, run: Run

@@ -37,8 +37,11 @@ def tried_out(task: Task, instance: Instance, counts: Sequence[int]) -> float:
     return onwards((task.mask_id,) * task.length, 0)
 
 
+TASKS = ("copy", "shuffle", "shuffle moved", "replace one")
+
+
 @pytest.mark.parametrize("counts", [(1, 1, 1, 1), (2, 2), (1, 3), (3, 1), (2, 1, 1), (4,)], ids=str)
-@pytest.mark.parametrize("task", [Copy(4, 5), Shuffle(4, 5), Shuffle(4, 5, moved=True), ReplaceOne(4, 5)], ids=str)
+@pytest.mark.parametrize("task", [Copy(4, 5), Shuffle(4, 5), Shuffle(4, 5, moved=True), ReplaceOne(4, 5)], ids=TASKS)
 def test_the_closed_form_is_what_all_draws_together_come_to(task: Task, counts: tuple[int, ...]) -> None:
     instance = task.sample(0)
     assert task.independent_validity(instance, counts) == pytest.approx(tried_out(task, instance, counts), abs=1e-12)
