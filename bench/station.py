@@ -24,6 +24,7 @@ from ..profiles.calibration import Calibrator
 from ..profiles.clocks import clock_for
 from ..profiles.environment import read_variables
 from ..profiles.hardware import Peak, Telemetry
+from ..profiles.host import usable_cpus
 from ..profiles.known_peaks import device_peaks
 from ..profiles.memory import MemoryMeter
 from ..profiles.observer import unit_cost_s
@@ -48,6 +49,7 @@ class Worker:
     """Answers requests; each method named after an operation takes the request's fields and returns the reply's."""
 
     def __init__(self) -> None:
+        self._usable = usable_cpus()  # before the parent has it share some of them with its peers
         self._forget()
 
     def _forget(self) -> None:
@@ -233,7 +235,7 @@ class Worker:
     ) -> dict[str, Any]:
         """What the device can do, remembered if not older than `max_age_s`, else measured now; no model is needed."""
         _take(device, threads)
-        found = device_peaks(device, dtypes, max_age_s=max_age_s, budget_s=budget_s)
+        found = device_peaks(device, dtypes, max_age_s=max_age_s, budget_s=budget_s, usable=self._usable)
         return {
             "peaks": found.peaks.model_dump(),
             "before": None if found.before is None else found.before.model_dump(),

@@ -8,8 +8,6 @@ from statistics import median
 
 import numpy as np
 
-from .statistics import effective_size
-
 
 def windows_agree(values: Sequence[float], window: int, tolerance: float = 0.05) -> bool:
     """Whether the medians of the last two windows differ by less than `tolerance` or than the noise inside them."""
@@ -24,19 +22,17 @@ def windows_agree(values: Sequence[float], window: int, tolerance: float = 0.05)
 def drift(values: Sequence[float], least: float = 0.05) -> float | None:
     """By how much a series moved, the median of its last third over that of its first, minus 1; None if it stayed.
 
-    It moved if that is more than `least` and if so many later values lie on one side of earlier ones that chance would
-    do it once in a thousand: Kendall's tau against time with its normal law, for as many values as the series has that
-    are independent (neighbours about its trend are alike). Fewer than nine values cannot show it.
+    It moved if that is more than `least` and if its course in up to twelve stretches, each by its median, rises or
+    falls as chance would make it do once in a thousand (Kendall's tau against time, its normal law). Stretches, since
+    neighbours in a series are alike; fewer than nine values cannot show it.
     """
     n = len(values)
     if n < 9:
         return None
-    series = np.asarray(values)
-    concordance = float(np.sign(series[None, :] - series[:, None])[np.triu_indices(n, 1)].sum())
-    z = concordance / math.sqrt(n * (n - 1) * (2 * n + 5) / 18)
-    time = np.arange(n)
-    about = series - np.polyval(np.polyfit(time, series, 1), time)
-    z *= math.sqrt(effective_size(about.tolist()) / n)
+    course = np.array([median(part) for part in np.array_split(np.asarray(values), min(n, 12))])
+    size = len(course)
+    concordance = float(np.sign(course[None, :] - course[:, None])[np.triu_indices(size, 1)].sum())
+    z = concordance / math.sqrt(size * (size - 1) * (2 * size + 5) / 18)
     third = n // 3
     change = median(values[-third:]) / median(values[:third]) - 1
     return change if abs(z) > 3.29 and abs(change) > least else None

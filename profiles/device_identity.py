@@ -7,7 +7,7 @@ enough to tell two GPUs of one machine apart, too little to trace a machine.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -23,14 +23,20 @@ _CHOOSING = ("MKL_", "DNNL_", "ONEDNN_", "OPENBLAS_", "CUBLAS_", "NVIDIA_")
 
 
 def device_identity(
-    device: str, *, nvml: Callable[[], Any | None] = load_nvml, variables: Mapping[str, str] | None = None
+    device: str,
+    *,
+    nvml: Callable[[], Any | None] = load_nvml,
+    variables: Mapping[str, str] | None = None,
+    usable: Collection[int] | None = None,
 ) -> dict[str, str]:
     """Name and value of everything that the peaks of a device ("cpu", "cuda", "cuda:N") depend on; "name" is its name.
 
-    Threads count on a CPU only. "float32" is "tf32" where float32 products may be rounded to TF32, else "ieee".
+    `usable` are the processors that this process may have, by default those that it is on now: a worker that was pinned
+    to some of them is still on the same machine. Threads count on a CPU only. "float32" is "tf32" where float32
+    products may be rounded to TF32, else "ieee".
     """
     variables = os.environ if variables is None else variables
-    own = _of_gpu(device, nvml()) if device.startswith("cuda") else _of_cpu()
+    own = _of_gpu(device, nvml()) if device.startswith("cuda") else _of_cpu(usable)
     chosen = {n: v for n, v in read_variables(variables).items() if n.startswith(_CHOOSING) and "THREADS" not in n}
     return {
         **own,
@@ -46,8 +52,8 @@ def _float32(device: str, variables: Mapping[str, str]) -> str:
     return "tf32" if allowed and able else "ieee"
 
 
-def _of_cpu() -> dict[str, str]:
-    cpu = read_cpu(affinity=usable_cpus())
+def _of_cpu(usable: Collection[int] | None) -> dict[str, str]:
+    cpu = read_cpu(affinity=usable_cpus() if usable is None else usable)
     caches = [cache["size_kib"] for cache in cpu["caches"] or () if cache["size_kib"]]
     memory = read_memory()["total_b"]
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from .clocks import clock_for
@@ -27,18 +27,24 @@ class KnownPeaks:
 
 
 def device_peaks(
-    device: str, dtypes: Sequence[str], *, max_age_s: float = MAX_AGE_S, budget_s: float | None = None
+    device: str,
+    dtypes: Sequence[str],
+    *,
+    max_age_s: float = MAX_AGE_S,
+    budget_s: float | None = None,
+    usable: Collection[int] | None = None,
 ) -> KnownPeaks:
     """The peaks of a device ("cpu", "cuda", "cuda:N") in these dtypes at least, with the threads in force.
 
-    Remembered ones may be `max_age_s` old (0: measure now); a measurement takes about `budget_s`.
+    Remembered ones may be `max_age_s` old (0: measure now); a measurement takes about `budget_s`. `usable`: see
+    `device_identity`.
     """
 
     def measure(wanted: Sequence[str], identity: dict[str, str]) -> DevicePeaks:
         return measure_peaks(device, wanted, clock_for(device), identity, budget_s=budget_s)
 
     cache = PeaksCache.of_user(os.environ)
-    return look_up(device_identity(device), dtypes, cache, measure, max_age_s=max_age_s)
+    return look_up(device_identity(device, usable=usable), dtypes, cache, measure, max_age_s=max_age_s)
 
 
 def look_up(

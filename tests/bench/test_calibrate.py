@@ -204,7 +204,10 @@ def test_a_device_that_refuses_everything_is_no_measurement(
 
 
 @pytest.mark.slow
-def test_a_real_worker_measures_and_a_run_remembers(command: Command, tmp_path: Path) -> None:
+def test_a_real_worker_measures_and_a_run_remembers(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DLMBENCH_CACHE", str(tmp_path / "cache"))  # what other tests measured is not remembered here
     outcome = command("calibrate", "--device", "cpu", "--threads", "1", "--dtype", "float32", "--json")
     document = json.loads(outcome.out)
     assert outcome.code == 0
