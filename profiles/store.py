@@ -6,6 +6,7 @@ temporary neighbour and renamed, so that a reader (or a power cut) sees the old 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import warnings
@@ -42,7 +43,9 @@ class StoredRun:
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Write `text` to `path` whole: a crash leaves the old file or the new one."""
+    """Write `text` to `path` whole: a crash leaves the old file or the new one. Raises OSError."""
+    if not path.name:  # "" or "..": `with_name` would call that a bug
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "w", encoding="utf-8") as file:

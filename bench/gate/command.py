@@ -35,6 +35,8 @@ def gate_command(
     options: GateOptions, command: Sequence[str], console: Console, *, variables: Mapping[str, str] = os.environ
 ) -> tuple[GateDocument, int]:
     """Compare, write the outputs, show the table; returns the document and the exit code."""
+    _to_be_written("--junit", options.junit)
+    _to_be_written("--markdown", options.markdown)
     with ExitStack() as stack:
         document, folder, options = _judged(options, command, console, stack)
         for path in _write(document, options, folder, variables):
@@ -77,6 +79,18 @@ def _judged(
     for guard in (locked(folder), kept_if_used(folder), stoppable("gate", folder)):
         stack.enter_context(guard)
     return measured(options, policy, folder, command, console), folder, options
+
+
+def _to_be_written(flag: str, path: Path | None) -> None:
+    """Refuse, before minutes are spent on what would be in it, a file that cannot be one."""
+    if path is None:
+        return
+    try:
+        possible = bool(path.name) and not path.is_dir() and path.absolute().parent.is_dir()
+    except OSError:  # a name that no file system takes
+        possible = False
+    if not possible:
+        raise InputError(f"{flag} {str(path)[:80]!r}: expected the name of a file in a folder that is there")
 
 
 def _write(

@@ -149,3 +149,12 @@ def test_bad_input_is_one_line_and_leaves_nothing(
     monkeypatch.chdir(tmp_path)
     assert complaint in command("gate", *flags).complaint
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("flag", ["--junit", "--markdown"])
+@pytest.mark.parametrize("name", ["", "..", "no/such/folder/a.xml", "a" * 1000])
+def test_an_output_that_cannot_be_is_refused_before_anything_is_measured(
+    gate: Callable[..., Any], tmp_path: Path, flag: str, name: str
+) -> None:
+    assert gate(flag, name).complaint.startswith(f"dlmbench: {flag} ")
+    assert not (tmp_path / "out").exists()
