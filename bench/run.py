@@ -203,6 +203,11 @@ def locked(folder: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
+def new_id() -> str:
+    """By which a run is known from its copies."""
+    return secrets.token_hex(8)
+
+
 def new_run(options: RunOptions, plan: Plan, command: Sequence[str]) -> Run:
     """The record of a run that begins now."""
     # The state of the code that is measured, where that is the user's own.
@@ -215,7 +220,7 @@ def new_run(options: RunOptions, plan: Plan, command: Sequence[str]) -> Run:
         "cwd": os.getcwd(),
     }
     return Run(
-        id=secrets.token_hex(8),
+        id=new_id(),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
         suite=plan.suite.name if not options.suite.endswith(".toml") else options.suite,
         suite_description=plan.suite.description,

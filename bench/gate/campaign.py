@@ -11,12 +11,12 @@ from typing import Any
 
 from ... import InputError
 from ...profiles.gate import CellEvidence, GateResult, Policy
-from ...profiles.record import Cell, Reason, Run, Trial
+from ...profiles.record import Cell, Reason, Trial
 from ...profiles.store import append_trials, read_run, write_measurements, write_run
 from ..options import RunOptions
 from ..plan import Plan, ar_generators
 from ..progress import Progress
-from ..run import new_run, replace_run
+from ..run import new_id, new_run, replace_run
 from ..summary import measurements
 from ..sweep import Job
 from .decision import decide
@@ -35,7 +35,8 @@ _TIMED_ONLY = {"hardware": False, "quality_texts": 0, "studies": False, "traces"
 class Campaign:
     """Measures `plan` at both sides into `folder/base` and `folder/head`.
 
-    `settings` are recorded beside the plan's own. `record` and `kept` are what an earlier session of this gate left.
+    `settings` are recorded beside the plan's own. `begun`: an earlier session of this gate made the records, and
+    left the pairs `kept`.
     """
 
     plan: Plan
@@ -46,7 +47,7 @@ class Campaign:
     command: Sequence[str]
     settings: Mapping[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    record: Run | None = None
+    begun: bool = False
     kept: Sequence[Trials] = ()
     _looked: Looked | None = None
 
@@ -56,7 +57,8 @@ class Campaign:
         if plan.unfit:
             key, why = next(iter(plan.unfit.items()))
             raise InputError(f"gate: {key} {why}; leave it out: a gate with missing cells is invalid")
-        record = self.record or self._begun()
+        if not self.begun:
+            self._begin()
         sides: dict[SideName, Side] = {"base": self.sides[0], "head": self.sides[1]}
         begin = time.monotonic()
         with PairBench(self._job(), sides, self.progress) as bench:
@@ -77,12 +79,11 @@ class Campaign:
                 )  # fmt: skip
             finished = datetime.now(UTC).isoformat(timespec="seconds")
             for name in BOTH:
-                trials = read_run(self.folder / name).trials
-                write_measurements(
-                    self.folder / name, measurements(trials, ar_generators(record.pairs), plan=record.plan)
-                )
+                stored = read_run(self.folder / name)
+                own, trials = stored.run, stored.trials
+                write_measurements(self.folder / name, measurements(trials, ar_generators(own.pairs), plan=own.plan))
                 spent = time.monotonic() - begin
-                write_run(self.folder / name, replace_run(record, trials, finished, spent, bench.device_name))
+                write_run(self.folder / name, replace_run(own, trials, finished, spent, bench.device_name))
             same = same_code(*([t.worker for t in self._looked.trials[name] if t.worker is not None] for name in BOTH))
         self.notes += dict.fromkeys([*comparison_notes(*self.sides), *([same] if same else [])])
         return self._looked.result
@@ -100,11 +101,11 @@ class Campaign:
         # A gate judges no texts.
         return Job.of(self.plan, self.folder, suite=self.plan.suite.model_copy(update=_TIMED_ONLY), judge=None)
 
-    def _begun(self) -> Run:
+    def _begin(self) -> None:
         record = new_run(self.options, self.plan, self.command)
         record = record.model_copy(update={"settings": record.settings | dict(self.settings)})
         # Base's last: where that is, both are.
         for name in reversed(BOTH):
             (self.folder / name).mkdir(exist_ok=True)
-            write_run(self.folder / name, record)
-        return record
+            # Two runs, not one and its copy.
+            write_run(self.folder / name, record if name == "base" else record.model_copy(update={"id": new_id()}))

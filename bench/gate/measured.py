@@ -65,7 +65,7 @@ def measured(
         if before is not None:
             same_gate(folder, before[0], asked)
             same_question(folder, before[1], plan)
-            campaign.record, campaign.kept = before[1], kept_pairs(folder, campaign.cells)
+            campaign.begun, campaign.kept = True, kept_pairs(folder, campaign.cells)
             progress.say(f"{len(campaign.kept)} pairs are kept")
         # Learning wants as many pairs as there may be, and looks at them once.
         once = policy.model_copy(update={"looks": policy.looks[-1:]})

@@ -36,6 +36,7 @@ def test_equal_sides_pass(gate: Callable[..., Any], tmp_path: Path) -> None:
         assert stored.run.settings["sides"][1]["command"][-1] == "--head"
         assert len(stored.trials) == 6 * 6
         assert {m.status for m in stored.measurements} == {"ok"}
+    assert read_run(folder / "base").run.id != read_run(folder / "head").run.id
 
 
 def test_a_slower_head_fails_and_names_its_cell(gate: Callable[..., Any], tmp_path: Path) -> None:
