@@ -415,7 +415,7 @@ def gate(
         junit=junit,
         markdown=markdown,
     )
-    if renew and options.form == "counters":
+    if renew:
         renewed = renew_command(options, _console(as_json))
         if as_json:
             _print_json(renewed)

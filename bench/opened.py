@@ -133,7 +133,6 @@ class OpenCell:
     _recorder: Recorder = field(init=False)
     _generator: Generator = field(init=False)
     _settings: Settings = field(init=False)
-    _wall_s: float = 0.0
     _kept: list[tuple[Sample, Trace]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -197,7 +196,6 @@ class OpenCell:
             window.start()
             kept_waiting, begin = kept_waiting_s(), time.perf_counter()
             trace, tokens = self.generate(prompt, seed)
-            wall_s = self._wall_s
             elapsed, kept_waiting = time.perf_counter() - begin, kept_waiting_s() - kept_waiting
             disturbance = window.stop()
         finally:
@@ -226,8 +224,8 @@ class OpenCell:
             known = [value for value in (excess, kept_waiting / elapsed) if not math.isnan(value)]
             sample = sample.model_copy(update={"foreign_cores": max(known) if known else None})
         else:
-            sample = sample.model_copy(update={"wall_s": wall_s})
-            agree(sample.latency_s, wall_s)
+            sample = sample.model_copy(update={"wall_s": trace.wall_s})
+            agree(sample.latency_s, trace.wall_s)
         if len(self._kept) < _KEPT_TRACES:
             self._kept.append((sample, trace))
         return sample
@@ -238,11 +236,9 @@ class OpenCell:
         recorder = recorder or self._recorder
         with attention_backend(self.cell.attention):
             self.clock.settle()
-            begin = time.perf_counter()
             recorder.start()
             tokens = self._generator.generate(request, recorder).cpu()
             recorder.stop()
-            self._wall_s = time.perf_counter() - begin
         return recorder.trace(), tokens
 
     def run(self, request: Request) -> torch.Tensor:

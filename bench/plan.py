@@ -344,6 +344,13 @@ def only(plan: Plan, generators: Sequence[str]) -> Plan:
     return replace(plan, pairings=tuple(pairings))
 
 
+def whole(plan: Plan) -> None:
+    """Raise InputError for a gate's plan of which this device cannot hold a cell."""
+    if plan.unfit:
+        key, why = next(iter(plan.unfit.items()))
+        raise InputError(f"gate: {key} {why}; leave it out: a gate with missing cells is invalid")
+
+
 def ar_generators(pairs: Sequence[PairRecord]) -> dict[str, str]:
     """Each pair's own AR generator, by the pair's name."""
     return {pair.name: str(pair.ar.get("generator")) for pair in pairs}

@@ -131,10 +131,6 @@ class Worker:
         self._cells[id] = opened
         return {"prepare_s": opened.prepare()}
 
-    def opened(self, id: str) -> OpenCell:
-        """A cell that is open, for those who work in this process."""
-        return self._cells[id]
-
     def warmup(self, *, id: str, limit_s: float, hard_limit_s: float) -> dict[str, Any]:
         """Generate until consecutive windows agree, within limits."""
         opened = self._cells[id]

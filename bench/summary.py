@@ -84,7 +84,6 @@ _ABSENT = {
 }
 
 
-_SHARES = ("outlier_share", "discarded_share")
 _AUDITED = ("cache_logit_distance", "cache_argmax_changed", "cache_tokens_changed")
 
 
@@ -174,7 +173,15 @@ def _counted(trials: Sequence[Trial], datasheet: Datasheet | None) -> dict[str, 
     )  # fmt: skip
     return {
         name: over_processes(columns[name]) if columns[name] else Value(value=None, why=_ABSENT[name])
-        for name in (*names, "memory_peak_b", "prepare_s", "observer_share", *_SHARES, *_AUDITED)
+        for name in (
+            *names,
+            "memory_peak_b",
+            "prepare_s",
+            "observer_share",
+            "outlier_share",
+            "discarded_share",
+            *_AUDITED,
+        )
     }
 
 

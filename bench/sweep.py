@@ -283,16 +283,17 @@ def sweep(
                         raise InputError(error.message) from None
                     staff.kill()
                     measured = [
-                        _trial(cell, pairing, process, "failed", error.code, error.message) for cell in part.cells
+                        without_samples(cell, pairing, process, "failed", error.code, error.message)
+                        for cell in part.cells
                     ]
                 if len(part.cells) < len(fitting.cells):
                     measured = [trial.model_copy(update={"alternation": "block"}) for trial in measured]
                 trials |= {trial.key: trial for trial in measured}
             if process == 0 and job.suite.studies:
                 _study(job, staff, pairing)
+            append_trials(job.folder, [trials[cell.key] for cell in pairing.cells])
             if any(trial.drift is not None for trial in trials.values()):
                 staff.end()  # whatever grew in a worker is not carried into the next shape
-            append_trials(job.folder, [trials[cell.key] for cell in pairing.cells])
         staff.end()
     except BaseException:
         staff.kill()
@@ -353,13 +354,13 @@ def _parts(pairing: Pairing, process: int, blocks: Sequence[str] | None) -> list
 
 def _skipped(job: Job, pairing: Pairing, process: int) -> list[Trial]:
     return [
-        _trial(cell, pairing, process, "skipped", "memory", job.unfit[cell.key])
+        without_samples(cell, pairing, process, "skipped", "memory", job.unfit[cell.key])
         for cell in pairing.cells
         if cell.key in job.unfit
     ]
 
 
-def _trial(cell: Cell, pairing: Pairing, process: int, status: Status, code: str, message: str) -> Trial:
+def without_samples(cell: Cell, pairing: Pairing, process: int, status: Status, code: str, message: str) -> Trial:
     """A trial without samples."""
     return Trial(
         cell=cell,

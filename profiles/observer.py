@@ -48,7 +48,10 @@ class Write:
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """All that was announced during one generation, on the host, in order. `sampling_s` + … add up to `latency_s`."""
+    """All that was announced during one generation, on the host, in order. `sampling_s` + … add up to `latency_s`.
+
+    `wall_s` is what the host's own clock saw go by from start to stop.
+    """
 
     latency_s: float
     forwards: tuple[Forward, ...]
@@ -58,6 +61,7 @@ class Trace:
     sampling_s: float
     idle_s: float
     events: int
+    wall_s: float = 0.0
 
 
 _BEGIN, _END, _WRITE = 0, 1, 2
@@ -92,6 +96,8 @@ class Recorder:
     _forwards: list[tuple[str, Phase, int, int, int, int, str]] = field(default_factory=list)
     _writes: list[tuple[Tensor | None, Tensor, int, int, bool]] = field(default_factory=list)
     _span: _Span = field(init=False)
+    _begin_s: float = 0.0
+    _wall_s: float = 0.0
 
     def __post_init__(self) -> None:
         self._span = _Span(self.clock, self._kinds, self._marks)
@@ -100,6 +106,7 @@ class Recorder:
         """Begin the timed region: the request's ids are on the device and the device is idle."""
         for events in (self._kinds, self._marks, self._forwards, self._writes):
             events.clear()
+        self._begin_s = time.perf_counter()
         self._marks.append(self.clock.mark())
 
     def forward(
@@ -120,6 +127,7 @@ class Recorder:
     def stop(self) -> None:
         """End the timed region: the last committed token has arrived on the host."""
         self._marks.append(self.clock.mark())
+        self._wall_s = time.perf_counter() - self._begin_s
 
     def trace(self) -> Trace:
         """Everything observed between `start` and `stop`, read back to the host."""
@@ -153,6 +161,7 @@ class Recorder:
             sampling_s=parts["sampling"],
             idle_s=parts["idle"],
             events=len(self._kinds),
+            wall_s=self._wall_s,
         )
 
 

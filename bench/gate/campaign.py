@@ -9,26 +9,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from ... import InputError
 from ...profiles.gate import CellEvidence, GateResult, Policy
 from ...profiles.record import Cell, Reason, Trial
 from ...profiles.store import append_trials, read_run, write_measurements, write_run
 from ..options import RunOptions
-from ..plan import Plan, ar_generators
+from ..plan import Plan, ar_generators, whole
 from ..progress import Progress
 from ..run import new_id, new_run, replace_run
 from ..summary import measurements
-from ..sweep import Job
 from .decision import decide
 from .evidence import paired_evidence
 from .looks import Looked, Trials, look_until_decided
-from .measure import BOTH, PairBench
+from .measure import BOTH, PairBench, gate_job
 from .proof import prove, same_code
 from .resume import same_workers
 from .sides import Side, SideName, comparison_notes
-
-# Counters and texts of the cells are a run's business; a gate spends its time on pairs.
-_TIMED_ONLY = {"hardware": False, "quality_texts": 0, "studies": False, "traces": False}
 
 
 @dataclass(slots=True)
@@ -54,14 +49,12 @@ class Campaign:
     def run(self, policy: Policy, budget_s: float | None) -> GateResult:
         """Measure until a verdict stands. Raises InputError for a plan that does not fit this device."""
         plan = self.plan
-        if plan.unfit:
-            key, why = next(iter(plan.unfit.items()))
-            raise InputError(f"gate: {key} {why}; leave it out: a gate with missing cells is invalid")
+        whole(plan)
         if not self.begun:
             self._begin()
         sides: dict[SideName, Side] = {"base": self.sides[0], "head": self.sides[1]}
         begin = time.monotonic()
-        with PairBench(self._job(), sides, self.progress) as bench:
+        with PairBench(gate_job(plan, self.folder), sides, self.progress) as bench:
 
             def proven() -> Reason | None:
                 return next((why for name in BOTH if (why := prove(sides[name], bench.infos[name])) is not None), None)
@@ -96,10 +89,6 @@ class Campaign:
         """All that was measured, as evidence."""
         assert self._looked is not None
         return paired_evidence(self.cells, self._looked.trials["base"], self._looked.trials["head"], policy.margins)
-
-    def _job(self) -> Job:
-        # A gate judges no texts.
-        return Job.of(self.plan, self.folder, suite=self.plan.suite.model_copy(update=_TIMED_ONLY), judge=None)
 
     def _begin(self) -> None:
         record = new_run(self.options, self.plan, self.command)

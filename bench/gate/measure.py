@@ -12,18 +12,27 @@ import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from ...profiles.record import Cell, Reason, Trial, WorkerInfo
+from ...profiles.record import Cell, Trial, WorkerInfo
 from ...profiles.telemetry_client import TelemetryProcess
 from ..handle import WorkerFailedError, WorkerHandle
 from ..pairing import Crew, PairingRun, Watcher
+from ..plan import Plan
 from ..suites import Pairing
-from ..sweep import Job, Metering, load_request
+from ..sweep import Job, Metering, load_request, without_samples
 from .proof import greeted
 from .sides import Side, SideName
 
 BOTH: tuple[SideName, SideName] = ("base", "head")
+# Counters and texts of the cells are a run's business; a gate spends its time on pairs.
+_TIMED_ONLY = {"hardware": False, "quality_texts": 0, "studies": False, "traces": False}
 _Group = tuple[str, str, str]  # pair, dtype, generator: what one worker loads
+
+
+def gate_job(plan: Plan, folder: Path) -> Job:
+    """What pairs of a plan measure, into `folder`."""
+    return Job.of(plan, folder, suite=plan.suite.model_copy(update=_TIMED_ONLY), judge=None)
 
 
 @dataclass(slots=True)
@@ -162,17 +171,6 @@ def _lost(
     part: Pairing, pair: int, order: Sequence[SideName], error: WorkerFailedError
 ) -> Iterator[tuple[SideName, Trial]]:
     """Trials without samples, for the cells of a worker that could not be started or died for good."""
-    for number, cell in enumerate(part.cells):
+    for cell in part.cells:
         for side in order:
-            yield (
-                side,
-                Trial(
-                    cell=cell,
-                    key=cell.key,
-                    process=pair,
-                    pairing=f"{part.name}#{pair}",
-                    order=number,
-                    status="failed",
-                    reason=Reason(code=error.code, message=error.message),
-                ),
-            )
+            yield side, without_samples(cell, part, pair, "failed", error.code, error.message)

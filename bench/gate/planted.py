@@ -20,9 +20,8 @@ from ...models.generator import Costed, Generator, Observer, Promising, Request,
 from ...models.names import AR, MASKED_DIFFUSION
 
 SLOWDOWN = "DLMBENCH_PLANTED_SLOWDOWN"
-EXTRA_FORWARDS = "DLMBENCH_PLANTED_FORWARDS"
 WHERE = "DLMBENCH_PLANTED_IN"
-"""The one generator that gets them, by its built-in name; all where this is not set."""
+"""The one generator that gets it, by its built-in name; all where this is not set."""
 PLANTED = {AR: f"{__name__}:ar", MASKED_DIFFUSION: f"{__name__}:masked_diffusion"}
 """The names under which a suite takes the generators of this file, by those that they wrap."""
 
@@ -45,13 +44,13 @@ class Planted:
 
 
 class Slowed:
-    """`inner`, slower by `share` of the time of each generation; `extra` forwards are announced that never ran.
+    """`inner`, slower by `share` of the time of each generation.
 
     The wait spins: a sleeping process would let the clock drop and wake up late.
     """
 
-    def __init__(self, inner: Generator, share: float, extra: int) -> None:
-        self._inner, self._share, self._extra = inner, share, extra
+    def __init__(self, inner: Generator, share: float) -> None:
+        self._inner, self._share = inner, share
         self.side: Side = inner.side
 
     def prepare(self, shape: Shape, settings: Settings) -> None:
@@ -60,9 +59,6 @@ class Slowed:
     def generate(self, request: Request, observer: Observer) -> Tensor:
         begin = time.perf_counter()
         tokens = self._inner.generate(request, observer)
-        for _ in range(self._extra):
-            with observer.forward("target", "denoise" if self.side == "diffusion" else "decode", 1, 1, 1, 1, "causal"):
-                pass
         if self._share:
             if tokens.is_cuda:
                 torch.cuda.synchronize()
@@ -77,9 +73,8 @@ class Slowed:
         return self._inner.forward_cost(*announced)
 
     def promised_nfe(self, shape: Shape, settings: Settings) -> int | None:
-        """As of the inner generator, with what is added."""
-        promised = self._inner.promised_nfe(shape, settings) if isinstance(self._inner, Promising) else None
-        return None if promised is None else promised + self._extra
+        """As of the inner generator."""
+        return self._inner.promised_nfe(shape, settings) if isinstance(self._inner, Promising) else None
 
 
 def ar(context: Context) -> Slowed:
@@ -98,7 +93,5 @@ masked_diffusion.side = "diffusion"  # type: ignore[attr-defined]
 
 
 def _slowed(name: str, context: Context) -> Slowed:
-    share, extra = float(os.environ.get(SLOWDOWN, "0")), int(os.environ.get(EXTRA_FORWARDS, "0"))
-    if os.environ.get(WHERE, name) != name:
-        share, extra = 0.0, 0
-    return Slowed(build(name, context), share, extra)
+    share = float(os.environ.get(SLOWDOWN, "0")) if os.environ.get(WHERE, name) == name else 0.0
+    return Slowed(build(name, context), share)

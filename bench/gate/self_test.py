@@ -10,6 +10,7 @@ drawing the recorded pairs themselves again: a few dozen pairs know a machine on
 from __future__ import annotations
 
 import math
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+from rich.console import Console
 
 from ... import InputError
 from ...models.names import MASKED_DIFFUSION
@@ -26,18 +28,19 @@ from ...profiles.gate import MIN_PROCESSES, Policy
 from ...profiles.host import read_timer
 from ...profiles.quality.intervals import wilson
 from ...profiles.record import Cell, Value
+from ..progress import Progress
 from ..statistics import LEVEL, median_half_width
-from ..sweep import Job, load_request
-from .arrays import FAIL, Outcomes, statistics, verdicts
+from .arrays import FAIL, statistics, verdicts
 from .evidence import paired_evidence
-from .measure import PairBench
+from .measure import PairBench, gate_job
 from .noise import drawn_again
 from .planted import Planted
+from .simulate import BASE_S
 from .study import planted_plan, planted_sides
 from .trimmed import Floats, trimmed
 
 GATES, DRAWS, ROUNDS = 1000, 200, 200
-_METRIC, _BASE_S = "latency_s", 0.01
+_METRIC = "latency_s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +61,6 @@ class Answer:
     unit: str
     meaning: str
     warning: str | None = None
-
-
-class Quiet:
-    """A watcher that is told everything and says nothing."""
-
-    def cell(self, *_: object) -> None: ...
-
-    def sampled(self, *_: object) -> None: ...
-
-    def failed(self, *_: object) -> None: ...
 
 
 def self_test(pairs: int, slowdown: float, said: Callable[[str], None]) -> list[Answer]:
@@ -109,35 +102,27 @@ def timer(begin: tuple[float, float]) -> list[Answer]:
 
 def observer_cost() -> Answer:
     """A generation of suite `ci` with the recorder, over the same without it, minus 1."""
-    from ..station import Worker, answer
+    from ..counting import Counting  # imports torch
+    from ..forecast import one_thread
 
     _, plan = planted_plan(0)
     cell = plan.pairings[0].cells[-1]
-    worker = Worker()
-    with tempfile.TemporaryDirectory(prefix="dlmbench-self-test-") as folder:
-        job = Job.of(plan, Path(folder))
-        for request in (
-            {"op": "load", **load_request(job, cell.pair, cell.dtype, cell.generator)},
-            {"op": "open", "id": "c", "cell": cell.model_dump()},
-            {"op": "warmup", "id": "c", "limit_s": 1.0, "hard_limit_s": 30.0},
-        ):
-            reply = answer(worker, request)
-            if not reply["ok"]:
-                raise InputError(f"self-test: {reply['message']}")
-    opened = worker.opened("c")
     ratios = []
-    for number in range(ROUNDS):
-        spent: dict[bool, float] = {}
-        for watched in (True, False) if number % 2 == 0 else (False, True):
-            if watched:
-                trace, _ = opened.generate(number, seed=number)
-                spent[watched] = trace.latency_s
-            else:
-                prompt = opened.request(number, seed=number)
-                begin = time.perf_counter()
-                opened.run(prompt)
-                spent[watched] = time.perf_counter() - begin
-        ratios.append(spent[True] / spent[False])
+    with one_thread():  # as the workers of this plan
+        opened, _ = Counting(plan).counted(cell)
+        opened.warm_up(limit_s=1.0, hard_limit_s=30.0)
+        for number in range(ROUNDS):
+            spent: dict[bool, float] = {}
+            for watched in (True, False) if number % 2 == 0 else (False, True):
+                if watched:
+                    trace, _ = opened.generate(number, seed=number)
+                    spent[watched] = trace.latency_s
+                else:
+                    prompt = opened.request(number, seed=number)
+                    begin = time.perf_counter()
+                    opened.run(prompt)
+                    spent[watched] = time.perf_counter() - begin
+            ratios.append(spent[True] / spent[False])
     middle, half = median(ratios), median_half_width(ratios) or 0.0
     low, high = (middle * math.exp(sign * half) - 1 for sign in (-1, 1))
     value = Value(value=middle - 1, low=low, high=high, n=ROUNDS)
@@ -155,12 +140,11 @@ def measure_pairs(planted: Planted, count: int, said: Callable[[str], None]) -> 
     _, plan = planted_plan(0)
     cells: list[Cell] = [cell for pairing in plan.pairings for cell in pairing.cells]
     base, head = planted_sides(planted)
-    suite = plan.suite.model_copy(update={"hardware": False, "quality_texts": 0, "studies": False, "traces": False})
     trials: dict[str, list[Any]] = {"base": [], "head": []}
     what = f"{planted.slowdown:.0%} planted in one cell" if planted.where else "equal programs"
     with tempfile.TemporaryDirectory(prefix="dlmbench-self-test-") as folder:
-        job = Job.of(plan, Path(folder), suite=suite, judge=None)
-        with PairBench(job, {"base": base, "head": head}, Quiet()) as bench:
+        quiet = Progress(Console(file=sys.stderr), quiet=True)
+        with PairBench(gate_job(plan, Path(folder)), {"base": base, "head": head}, quiet) as bench:
             for number in range(count):
                 said(f"{what}: pair {number + 1} of {count}")
                 for side, found in bench.measure(number).items():
@@ -185,15 +169,9 @@ def judged(equal: Pairs, planted: Pairs, slowdown: float, policy: Policy, seed: 
     seen = trimmed(planted.log_ratios[:, where])
     low, high = (float(np.expm1(bound)) for bound in seen.interval(LEVEL))
     change = Value(value=float(np.expm1(seen.estimate)), low=low, high=high, n=len(planted.log_ratios), level=LEVEL)
-
-    def false_alarms(rows: Floats, gates: int, random: np.random.Generator) -> float:
-        return _gates(drawn_again(rows, gates, policy.looks[-1], random), policy).share(FAIL)
-
-    def power(rows: Floats, gates: int, random: np.random.Generator) -> float:
-        return _gates(drawn_again(rows, gates, policy.looks[-1], random, swap=False), policy).share(FAIL)
-
-    alarms = _share(false_alarms, equal.log_ratios, seed)
-    found = _share(power, planted.log_ratios, seed)
+    # Only of equal programs may the sides be exchanged.
+    alarms = _failing(equal.log_ratios, policy, seed, swap=True)
+    found = _failing(planted.log_ratios, policy, seed, swap=False)
     pairs = len(equal.log_ratios)
     return [
         Answer(
@@ -229,16 +207,17 @@ def judged(equal: Pairs, planted: Pairs, slowdown: float, policy: Policy, seed: 
     ]
 
 
-def _gates(log_ratios: Floats, policy: Policy) -> Outcomes:
-    return verdicts(statistics(log_ratios, policy.looks), policy, _BASE_S)
-
-
-def _share(draw: Callable[[Floats, int, np.random.Generator], float], rows: Floats, seed: int) -> Value:
-    """A share of gates drawn from the recorded pairs. Its interval is that of pairs drawn again from them, and at least
-    Wilson's of as many gates as were drawn: none of a thousand is not none at all."""
+def _failing(rows: Floats, policy: Policy, seed: int, *, swap: bool) -> Value:
+    """The share of gates that FAIL, drawn from recorded pairs. Its interval is that of pairs drawn again from them, and
+    at least Wilson's of as many gates as were drawn: none of a thousand is not none at all."""
     random = np.random.default_rng(seed)
-    again = [draw(rows[random.integers(0, len(rows), len(rows))], GATES // 5, random) for _ in range(DRAWS)]
+
+    def share(pairs: Floats, gates: int) -> float:
+        ratios = drawn_again(pairs, gates, policy.looks[-1], random, swap=swap)
+        return verdicts(statistics(ratios, policy.looks), policy, BASE_S).share(FAIL)
+
+    again = [share(rows[random.integers(0, len(rows), len(rows))], GATES // 5) for _ in range(DRAWS)]
     low, high = np.quantile(again, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    value = draw(rows, GATES, random)
+    value = share(rows, GATES)
     least, most = wilson(value * GATES, GATES)
     return Value(value=value, low=min(float(low), least), high=max(float(high), most), n=len(rows), level=LEVEL)

@@ -23,7 +23,7 @@ from ...profiles.gate import CellEvidence, Counted
 from ...profiles.metrics import METRICS
 from ...profiles.store import replace_file
 from ...profiles.stored import Stored
-from ..plan import Plan, pair_records
+from ..plan import Plan, pair_records, whole
 from .evidence import quantity
 
 SCHEMA_VERSION = 1
@@ -53,9 +53,7 @@ def count_work(plan: Plan) -> tuple[Work, Spoiled]:
     from ..counting import Counting  # imports torch
     from ..opened import WorkDiffersError
 
-    if plan.unfit:
-        key, why = next(iter(plan.unfit.items()))
-        raise InputError(f"gate: {key} {why}; leave it out: a gate with missing cells is invalid")
+    whole(plan)
     count = Counting(plan)
     cells: dict[str, Quantities] = {}
     spoiled: dict[str, tuple[str, str]] = {}
