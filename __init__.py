@@ -13,7 +13,12 @@ The rooms, and who may import whom (always downwards):
     bench -> reports -> profiles,  bench -> models,  bench -> profiles
 """
 
+import errno
+
 __version__ = "0.1.0"
+
+CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
+"""What a place answers that cannot be written; any other OSError is a fault of ours."""
 
 
 class InputError(ValueError):

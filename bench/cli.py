@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 a failed check, 2 bad input, 3 inconclusive, 4 invalid mea
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
@@ -19,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from .. import InputError, __version__
+from .. import CANNOT_WRITE, InputError, __version__
 
 app = typer.Typer(
     name="dlmbench",
@@ -29,9 +28,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-# What a place answers that cannot be written; any other OSError is a fault of ours.
-_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 
 FAILED, BAD_INPUT, INCONCLUSIVE, INVALID, BUG, INTERRUPTED = 1, 2, 3, 4, 70, 130
 
@@ -650,7 +646,7 @@ def _guarded() -> int:
         _say("interrupted")
         return INTERRUPTED
     except OSError as error:
-        if error.errno not in _CANNOT_WRITE:
+        if error.errno not in CANNOT_WRITE:
             return _bug()
         _say(
             f"{error.filename or 'the output'}: cannot be written ({error.strerror}); make room and repeat the command"

@@ -61,9 +61,8 @@ class Counting:
         }
 
     def _context(self, cell: Cell) -> Context:
-        pair = self._plan.pairs[cell.pair]
         side = side_of(cell.generator)
-        own, other = (pair.ar, pair.diffusion) if side == "ar" else (pair.diffusion, pair.ar)
+        own, other = self._plan.pairs[cell.pair].seen_from(side)
         kind = (cell.pair, side, cell.dtype)
         if kind not in self._contexts:
             self._contexts[kind] = Context(

@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .. import InputError, __version__
+from .. import CANNOT_WRITE, InputError, __version__
 from ..profiles.environment import capture_environment, read_moment
 from ..profiles.git import git_state
 from ..profiles.hardware import Datasheet, DevicePeaks
@@ -44,10 +44,8 @@ except ImportError:
     fcntl = None  # type: ignore[assignment]
 
 
-# What a folder answers that cannot be written; any other OSError is a fault of ours.
-_CANNOT_WRITE = (
-    errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT,
-)  # fmt: skip
+# A folder may also have been removed.
+_CANNOT_WRITE = (*CANNOT_WRITE, errno.ENOENT)
 
 
 class InterruptedRunError(Exception):

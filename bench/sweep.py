@@ -100,9 +100,7 @@ class Job:
 
 def load_request(job: Job, pair: str, dtype: str, name: str) -> dict[str, Any]:
     """What a worker is told to load for the generator `name`: one side's network, and all cells to be asked of it."""
-    own, partner = job.pairs[pair].ar, job.pairs[pair].diffusion
-    if side_of(name) == "diffusion":
-        own, partner = partner, own
+    own, partner = job.pairs[pair].seen_from(side_of(name))
     cells = [cell for pairing in job.pairings for cell in pairing.cells if cell.key not in job.unfit]
     return {
         "config": own.backbone.model_dump(),

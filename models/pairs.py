@@ -65,6 +65,10 @@ class Pair(BaseModel):
         """Ids below this are valid on both sides."""
         return min(self.ar.backbone.vocab_size, self.diffusion.backbone.vocab_size)
 
+    def seen_from(self, side: str) -> tuple[SideSpec, SideSpec]:
+        """The side "ar" or "diffusion", and its partner."""
+        return (self.ar, self.diffusion) if side == "ar" else (self.diffusion, self.ar)
+
     def on_checkpoint(self, name: str, system: System, folder: str) -> Pair:
         """One checkpoint decoded both ways: this pair's AR generator and the generator that the checkpoint is for."""
         own = system.generator if system.generator != MASKED_DIFFUSION else self.diffusion.generator
