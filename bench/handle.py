@@ -13,8 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..profiles.child import PARENT, Lines
+from ..profiles.child import PARENT, Lines, write_line
 from ..profiles.pinning import pin
+
+# A worker reads its next request as soon as it has answered the last one.
+_SEND_S = 60.0
 
 
 class WorkerFailedError(Exception):
@@ -74,13 +77,16 @@ class WorkerHandle:
         return tuple(cpus) if cpus is not None and pin(self.pid, cpus) else None
 
     def send(self, operation: str, **fields: Any) -> None:
-        """Send a request without waiting for its reply."""
+        """Send a request without waiting for its reply. Raises WorkerFailedError; a worker that takes no more is
+        killed."""
         assert self._process.stdin is not None
         line = json.dumps({"op": operation, **fields}) + "\n"
         try:
-            self._process.stdin.write(line.encode())
-            self._process.stdin.flush()
-        except (BrokenPipeError, OSError):
+            write_line(self._process.stdin, line.encode(), _SEND_S)
+        except TimeoutError:
+            self.kill()
+            raise WorkerFailedError("hang", f"it took no request within {_SEND_S:.0f} s", fatal=True) from None
+        except OSError:
             raise self._died() from None
 
     def receive(self, timeout_s: float) -> dict[str, Any]:

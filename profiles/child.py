@@ -70,3 +70,21 @@ class Lines:
         line = bytes(self._buffer[:end])
         del self._buffer[: end + 1]
         return line
+
+
+def write_line(pipe: IO[bytes], line: bytes, timeout_s: float) -> None:
+    """Write a line to a pipe whose reader may have stopped reading. `line` ends in a newline.
+
+    Raises TimeoutError where it is not taken whole within the limit, and OSError where nobody is left to read.
+    """
+    deadline = time.monotonic() + timeout_s
+    os.set_blocking(pipe.fileno(), False)
+    left = memoryview(line)
+    with selectors.DefaultSelector() as selector:
+        selector.register(pipe, selectors.EVENT_WRITE)
+        while left:
+            if not selector.select(max(deadline - time.monotonic(), 0)):
+                raise TimeoutError
+            # It may take less than what select promised room for.
+            with contextlib.suppress(BlockingIOError):
+                left = left[os.write(pipe.fileno(), left) :]

@@ -181,6 +181,23 @@ def test_a_hang_is_cut_off_at_the_limit_and_the_worker_is_killed(stand_in: Calla
     assert gone(handle.pid, 1.0)
 
 
+def test_a_worker_that_takes_no_request_is_a_hang(
+    stand_in: Callable[[str], WorkerHandle], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request of more than a pipe holds, and nobody who reads it."""
+    monkeypatch.setattr("dlmbench.bench.handle._SEND_S", 0.2)
+    handle = stand_in("import time; time.sleep(60)")
+    with pytest.raises(WorkerFailedError, match="took no request within") as caught:
+        handle.send("sample", text="x" * (1 << 22))
+    assert (caught.value.code, caught.value.fatal) == ("hang", True)
+    assert gone(handle.pid, 1.0)
+
+
+def test_a_request_of_more_than_a_pipe_holds_arrives_whole(stand_in: Callable[[str], WorkerHandle]) -> None:
+    code = "import json, sys; print(json.dumps({'ok': True, 'n': len(json.loads(sys.stdin.readline())['text'])}))"
+    assert stand_in(code).ask("sample", 20, text="x" * (1 << 22)) == {"n": 1 << 22}
+
+
 def test_half_a_reply_and_then_silence_is_a_hang(stand_in: Callable[[str], WorkerHandle]) -> None:
     handle = stand_in("import sys, time; sys.stdout.write('{\"ok\": tr'); sys.stdout.flush(); time.sleep(60)")
     with pytest.raises(WorkerFailedError, match="no answer within"):
