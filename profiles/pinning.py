@@ -53,6 +53,15 @@ def shared_cpus(
     return tuple(sorted((ordered + ordered)[first : first + threads]))
 
 
+def other_cpus(taken: Sequence[int], usable: Sequence[int] | None = None) -> tuple[int, ...]:
+    """The processors of this process that are not `taken`, and whose cores are not: what starts there leaves whoever
+    runs on `taken` alone."""
+    usable = sorted(usable_cpus() or ()) if usable is None else usable
+    names = core_names(usable)
+    busy = {names.get(cpu) or str(cpu) for cpu in taken}
+    return tuple(cpu for cpu in usable if (names.get(cpu) or str(cpu)) not in busy)
+
+
 def fastest_cpus(cpus: Sequence[int], root: Path = Path("/")) -> list[int]:
     """Those of `cpus` that are on the fastest kind of core (hybrid x86, big.LITTLE); all where there is one kind."""
     performance = parse_cpu_list(read_text(root / "sys/devices/cpu_core/cpus"))

@@ -18,6 +18,7 @@ from .sides import SideName
 
 Trials = dict[SideName, list[Trial]]
 Decide = Callable[[Sequence[CellEvidence], Policy, int], GateResult]
+Measure = Callable[[int, bool], Mapping[SideName, list[Trial]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class Looked:
 def look_until_decided(
     cells: Sequence[Cell],
     policy: Policy,
-    measure: Callable[[int], Mapping[SideName, list[Trial]]],
+    measure: Measure,
     decide: Decide,
     *,
     kept: Sequence[Mapping[SideName, list[Trial]]] = (),
@@ -43,7 +44,8 @@ def look_until_decided(
 ) -> Looked:
     """Measure until a verdict stands, the looks are over, or another pair would not fit into `budget_s` seconds.
 
-    `measure(n)` gives the trials of pair n, which `keep` writes down at once; `proven` says after each pair why the
+    `measure(n, more)` gives the trials of pair n, and is told whether another pair is sure to follow; `keep` writes
+    them down at once; `proven` says after each pair why the
     sides are not what they claim, if so. `kept` are the first pairs, where an earlier session measured them.
     """
     begin = clock()
@@ -66,7 +68,7 @@ def look_until_decided(
                 return Looked(_out_of_budget(decide(_first(evidence, wanted), policy, look), budget_s, pair), trials)
             started = clock()
             said(f"look {look + 1} of {len(policy.looks)}: pair {pair + 1}, {have} of {wanted} count")
-            found = measure(pair)
+            found = measure(pair, have + 1 < wanted)
             keep(found)
             for side in trials:
                 trials[side] += found[side]

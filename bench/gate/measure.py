@@ -3,7 +3,8 @@
 The pair is the gate's unit. Everything that could favour a side changes from pair to pair: which one starts first and
 goes first in a round, on which processors they take their turns, and in which order generators, shapes and cells are
 measured (drawn from the suite's seed). The two processes load one generator after another: starting one costs more
-than most cells do.
+than most cells do. Where the workers share processors and others are free, the next pair's processes start on those
+while this pair is measured: a neighbour of both sides alike, since they take turns.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...profiles.pinning import other_cpus
 from ...profiles.record import Cell, Trial, WorkerInfo
 from ...profiles.telemetry_client import TelemetryProcess
 from ..handle import WorkerFailedError, WorkerHandle
@@ -48,6 +50,7 @@ class PairBench:
     metering: Metering = field(default_factory=lambda: Metering(TelemetryProcess.start))
     infos: dict[SideName, list[WorkerInfo]] = field(default_factory=lambda: {"base": [], "head": []})
     device_name: str = ""
+    _next: dict[str, WorkerHandle] = field(default_factory=dict)
     _started: float = field(default_factory=time.monotonic)
     _count: int = 0
 
@@ -56,18 +59,25 @@ class PairBench:
 
     def __exit__(self, *_: object) -> None:
         self.metering.close()
+        for handle in self._next.values():
+            handle.kill()
+            handle.end()
 
-    def measure(self, pair: int) -> dict[SideName, list[Trial]]:
-        """A trial of every cell at both sides. A worker that fails costs its generator's cells of this pair."""
+    def measure(self, pair: int, more: bool = False) -> dict[SideName, list[Trial]]:
+        """A trial of every cell at both sides. A worker that fails costs its generator's cells of this pair.
+
+        `more`: another pair follows, whose processes may start meanwhile.
+        """
         draw = random.Random(f"{self.job.suite.seed}:{pair}")
-        order = BOTH if pair % 2 == 0 else BOTH[::-1]
+        order = _order(pair)
         groups = _groups(self.job.pairings)
         trials: dict[SideName, list[Trial]] = {"base": [], "head": []}
-        handles: dict[str, WorkerHandle] = {}
+        handles, self._next = self._next, {}
         try:
             for group in draw.sample(list(groups), len(groups)):
-                for side, trial in self._group(group, groups[group], pair, order, draw, handles):
+                for side, trial in self._group(group, groups[group], pair, order, draw, handles, ahead=more):
                     trials[side].append(trial)
+                more = False
         except BaseException:
             for handle in handles.values():
                 handle.kill()  # it may be in the middle of a generation
@@ -85,6 +95,8 @@ class PairBench:
         order: tuple[SideName, SideName],
         draw: random.Random,
         handles: dict[str, WorkerHandle],
+        *,
+        ahead: bool,
     ) -> Iterator[tuple[SideName, Trial]]:
         infos: dict[str, WorkerInfo] = {}
         done: set[str] = set()
@@ -93,6 +105,8 @@ class PairBench:
                 self._load(side, group, handles)
             for side in order:
                 infos[side] = self._ready(side, handles[side], pair)
+            if ahead:
+                self._start_next(pair + 1, taken=infos[order[0]].cpus)
             for part in draw.sample(parts, len(parts)):
                 cells = draw.sample(part.cells, len(part.cells))
                 doubled = part.model_copy(update={"cells": tuple(cell for cell in cells for _ in order)})
@@ -119,12 +133,31 @@ class PairBench:
         if side in handles and not handles[side].alive:
             handles.pop(side).end()
         if side not in handles:
-            logs = job.folder / "logs"
-            logs.mkdir(exist_ok=True)
-            log = logs / f"{side}-{self._count:03d}.log"
-            self._count += 1
-            handles[side] = WorkerHandle(log, job.threads, job.device, self.sides[side].launch)
+            handles[side] = self._start(side)
         handles[side].send("load", **load_request(job, *group))
+
+    def _start(self, side: SideName) -> WorkerHandle:
+        logs = self.job.folder / "logs"
+        logs.mkdir(exist_ok=True)
+        log = logs / f"{side}-{self._count:03d}.log"
+        self._count += 1
+        return WorkerHandle(log, self.job.threads, self.job.device, self.sides[side].launch)
+
+    def _start_next(self, pair: int, taken: Sequence[int] | None) -> None:
+        """Start the processes of a pair to come on processors that the present one, on those `taken`, leaves free.
+
+        They import what they need and wait to be told what to load. What cannot be done now is left to the pair itself.
+        """
+        free = other_cpus(taken) if taken else ()
+        for side in _order(pair) if free else ():
+            try:
+                handle = self._start(side)
+            except WorkerFailedError:
+                return
+            self._next[side] = handle
+            if handle.pin(free) is None:  # it would run beside the samples
+                self._next.pop(side).kill()
+                return
 
     def _ready(self, side: SideName, handle: WorkerHandle, pair: int) -> WorkerInfo:
         try:
@@ -149,6 +182,11 @@ class PairBench:
         handles.pop(side).end()
         self._load(side, group, handles)
         infos[side] = self._ready(side, handles[side], pair)
+
+
+def _order(pair: int) -> tuple[SideName, SideName]:
+    """Which side of a pair goes first."""
+    return BOTH if pair % 2 == 0 else (BOTH[1], BOTH[0])
 
 
 def _side(seat: str) -> SideName:

@@ -147,7 +147,7 @@ def measure_pairs(planted: Planted, count: int, said: Callable[[str], None]) -> 
         with PairBench(gate_job(plan, Path(folder)), {"base": base, "head": head}, quiet) as bench:
             for number in range(count):
                 said(f"{what}: pair {number + 1} of {count}")
-                for side, found in bench.measure(number).items():
+                for side, found in bench.measure(number, more=number + 1 < count).items():
                     trials[side] += found
     evidence = paired_evidence(cells, trials["base"], trials["head"], [_METRIC])
     spoiled = next((cell for cell in evidence if cell.spoiled is not None), None)

@@ -4,7 +4,9 @@ Whole gates of suite `ci`, one after another, each with fresh processes: equal p
 planted in one of the two cells (a busy-wait, see `planted`). Their kinds are mixed, so that an hour in which the
 machine is noisy falls on all of them. A line a gate is kept in `gates.jsonl`; the same command goes on where it was
 ended, and `--shard 0/2` with `--shard 1/2` share the work, each best kept on a processor of its own: both workers of a
-pair then start on one processor, and every gate has the other one for a neighbour. When the last gate is done, or with
+pair then start on one processor, and every gate has the other one for a neighbour. A gate that has the machine to
+itself starts the next pair's processes on the other processor and takes little more than half as long: `--only 0.05`
+measures those there that are to be found within a time. When the last gate is done, or with
 `--report`, the summary is made: shares with their intervals, seconds a gate, and the power of the gate over gates drawn
 again from the recorded pairs of equal programs.
 """
@@ -31,6 +33,7 @@ from rich.console import Console
 from ... import InputError
 from ...models.names import AR, MASKED_DIFFUSION
 from ...profiles.gate import GateResult, Policy
+from ...profiles.host import usable_cpus
 from ...profiles.quality.intervals import wilson
 from ...reports.fig_gate import gate_figure
 from ...reports.plotting import style
@@ -53,7 +56,8 @@ Verdict = Literal["PASS", "FAIL", "CHANGED", "INCONCLUSIVE", "INVALID"]
 class Gate:
     """One gate of the study. `log_ratios` [pairs] of each cell's latency are head over base, as the gate saw them.
 
-    `failed` are the cells that it called slower. `load` is the machine's load average over the minute before.
+    `failed` are the cells that it called slower. `load` is the machine's load average over the minute before, `cpus`
+    how many processors the gate might use.
     """
 
     number: int
@@ -67,6 +71,7 @@ class Gate:
     failed: tuple[str, ...]
     started: str
     load: float | None
+    cpus: int | None
 
 
 def kinds(equal: int, planted: int, slowdowns: Sequence[float], seed: int) -> list[Planted]:
@@ -103,6 +108,7 @@ def run_gate(number: int, planted: Planted) -> Gate:
         failed=_failed(result),
         started=started,
         load=load,
+        cpus=len(usable_cpus() or ()) or None,
     )
 
 
@@ -179,6 +185,7 @@ def summary(gates: Sequence[Gate], policy: Policy) -> list[dict[str, Any]]:
             "max": max(gate.seconds for gate in some),
             "within_3_min": sum(gate.seconds <= WANTED_S for gate in some),
         }
+        row["processors_a_gate"] = sorted({gate.cpus for gate in some if gate.cpus is not None})
         row["pairs"] = {"mean": float(np.mean([gate.pairs for gate in some])), "max": max(g.pairs for g in some)}
         row["change_seen"] = {
             "planted": _change(some, slower_in_truth),
@@ -238,15 +245,16 @@ def report(folder: Path, planned: int, again: int, seed: int) -> list[str]:
 def _table(rows: Any) -> list[str]:
     """The summary as lines of Markdown."""
     lines = [
-        "| planted | gates | FAIL | PASS | INCONCLUSIVE | right cell | median s | max s | mean pairs |",
-        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| planted | gates | FAIL | PASS | INCONCLUSIVE | right cell | CPUs | median s | max s | within 3 min | pairs |",
+        "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
         right = row.get("found_in_the_right_cell")
         lines.append(
             f"| {100 * row['slowdown']:g} % | {row['gates']} | {_share(row['fail'])} | {_share(row['passed'])} | "
-            f"{_share(row['inconclusive'])} | {_share(right) if right else '-'} | {row['seconds']['median']:.0f} | "
-            f"{row['seconds']['max']:.0f} | {row['pairs']['mean']:.1f} |"
+            f"{_share(row['inconclusive'])} | {_share(right) if right else '-'} | "
+            f"{'/'.join(map(str, row['processors_a_gate'])) or '-'} | {row['seconds']['median']:.0f} | "
+            f"{row['seconds']['max']:.0f} | {row['seconds']['within_3_min']} | {row['pairs']['mean']:.1f} |"
         )
     return lines
 
@@ -280,6 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--planted", type=int, default=30, help="gates a planted slowdown (default %(default)s)")
     parser.add_argument("--slowdown", type=float, nargs="*", default=[0.05, 0.10], help="what is planted (0.05: 5 %%)")
     parser.add_argument("--shard", type=_shard, default=(0, 1), metavar="I/N", help="do every Nth gate from the Ith on")
+    parser.add_argument("--only", type=float, nargs="*", help="measure gates of these slowdowns alone (0: equal)")
     parser.add_argument("--most", type=int, default=10**9, help="end after so many gates")
     parser.add_argument("--again", type=int, default=GATES, help="gates drawn again a point (default %(default)s)")
     parser.add_argument("--seed", type=int, default=0)
@@ -290,7 +299,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     part, parts = flags.shard
     try:
         done = {gate.number for gate in read_gates(flags.out)}
-        missing = [number for number in range(part, len(planned), parts) if number not in done]
+        wanted = [n for n, kind in enumerate(planned) if flags.only is None or kind.slowdown in flags.only]
+        missing = [number for number in wanted[part::parts] if number not in done]
         for number in [] if flags.report else missing[: flags.most]:
             gate = run_gate(number, planned[number])
             append_gate(flags.out, gate)

@@ -22,12 +22,14 @@ class Scene:
         self.fakes, self.words, self.lost = fakes, words, lost or set()
         self.cell = fakes.cell()
         self.measured: list[int] = []
+        self.more: list[bool] = []
         self.shown: list[tuple[int, int, bool]] = []
         self.now = 0.0
         self.status: dict[int, tuple[str, str]] = {}
 
-    def measure(self, pair: int) -> dict[Any, list[Any]]:
+    def measure(self, pair: int, more: bool) -> dict[Any, list[Any]]:
         self.measured.append(pair)
+        self.more.append(more)
         self.now += 10.0
         trial = self.fakes.trial(self.cell, [0.1, 0.1], process=pair)
         head = trial
@@ -72,6 +74,8 @@ def test_only_an_open_question_buys_more_pairs(fakes: ModuleType, words: list[st
     assert scene.measured == list(range(pairs))
     assert looked.result.verdict == words[-1]
     assert [(look, seen) for look, seen, _ in scene.shown] == list(enumerate(POLICY.looks[: len(words)]))
+    # Before a look nobody knows whether another pair follows.
+    assert scene.more == [pair + 1 not in POLICY.looks for pair in range(pairs)]
     assert len(looked.trials["base"]) == len(looked.trials["head"]) == pairs
 
 
@@ -135,10 +139,10 @@ def test_an_interruption_goes_through_and_loses_no_pair_that_was_kept(fakes: Mod
     scene = Scene(fakes, ["PASS"])
     kept: list[Any] = []
 
-    def measure(pair: int) -> dict[Any, list[Any]]:
+    def measure(pair: int, more: bool) -> dict[Any, list[Any]]:
         if pair == 3:
             raise KeyboardInterrupt
-        return scene.measure(pair)
+        return scene.measure(pair, more)
 
     loop: Callable[..., Looked] = look_until_decided
     with pytest.raises(KeyboardInterrupt):

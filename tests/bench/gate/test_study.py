@@ -28,7 +28,8 @@ def gate(
         key: tuple(draw.gauss(0.05 if Planted(slowdown, where).is_in(key) else 0.0, 0.01) for _ in range(pairs))
         for key in KEYS
     }
-    return Gate(number, slowdown, where, verdict, "c", 60.0 + number, pairs, ratios, failed, "2026-11-28T10:00:00", 0.5)
+    seconds, began = 60.0 + number, "2026-11-28T10:00:00"
+    return Gate(number, slowdown, where, verdict, "c", seconds, pairs, ratios, failed, began, load=0.5, cpus=2)
 
 
 def test_kinds_are_mixed_and_the_same_for_a_seed() -> None:
