@@ -245,7 +245,7 @@ def report(folder: Path, planned: int, again: int, seed: int) -> list[str]:
 def _table(rows: Any) -> list[str]:
     """The summary as lines of Markdown."""
     lines = [
-        "| planted | gates | FAIL | PASS | INCONCLUSIVE | right cell | CPUs | median s | max s | within 3 min | pairs |",
+        "| planted | gates | FAIL | PASS | INCONCLUSIVE | right cell | CPUs | median s | max s | in 3 min | pairs |",
         "|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for row in rows:
