@@ -6,54 +6,36 @@ Exit codes: 0 done, 1 a failed check, 2 bad input, 3 inconclusive, 4 invalid mea
 
 from __future__ import annotations
 
-import json
 import os
-import re
 import sys
 import traceback
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.text import Text
 
 from .. import CANNOT_WRITE, InputError, __version__
-
-app = typer.Typer(
-    name="dlmbench",
-    help="How autoregressive and diffusion language models compare on real hardware, measured instead of asserted.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+from . import cli_serving  # noqa: F401 - its commands join the application
+from .cli_app import (
+    BAD_INPUT,
+    BUG,
+    FAILED,
+    INCONCLUSIVE,
+    INTERRUPTED,
+    INVALID,
+    Json,
+    app,
+    console_of,
+    items,
+    numbers,
+    plain_json,
+    print_json,
+    unread,
 )
 
-FAILED, BAD_INPUT, INCONCLUSIVE, INVALID, BUG, INTERRUPTED = 1, 2, 3, 4, 70, 130
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout; messages go to stderr.")]
-
-
-def _items(text: str | None) -> tuple[str, ...]:
-    """A comma-separated option."""
-    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
-
-
-def _numbers(flag: str, text: str | None, least: int = 1) -> tuple[int, ...]:
-    values = []
-    for part in _items(text):
-        if not re.fullmatch(r"[0-9]{1,9}", part) or int(part) < least:
-            raise InputError(f"{flag} {part!r}: expected integers from {least}, separated by commas")
-        values.append(int(part))
-    return tuple(values)
-
-
-def _print_json(document: Any) -> None:
-    try:
-        sys.stdout.write(json.dumps(document, indent=1, ensure_ascii=True, allow_nan=False) + "\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        _unread(sys.stdout)
+__all__ = ["app", "main"]
 
 
 @app.command()
@@ -129,20 +111,20 @@ def run(
         raise InputError(f"--device-memory {device_memory!r}: plans only, it measures nothing; give --dry-run too")
     options = RunOptions(
         suite=suite or "quick",
-        pairs=_items(pair),
-        lengths=_numbers("--lengths", lengths),
-        steps=_items(steps),
-        batches=_numbers("--batches", batches),
-        prompt_lengths=_numbers("--prompt-lengths", prompt_lengths, least=0),
-        block_lengths=_items(block_lengths),
+        pairs=items(pair),
+        lengths=numbers("--lengths", lengths),
+        steps=items(steps),
+        batches=numbers("--batches", batches),
+        prompt_lengths=numbers("--prompt-lengths", prompt_lengths, least=0),
+        block_lengths=items(block_lengths),
         dtype=dtype,
-        engines=_items(engine),
+        engines=items(engine),
         device=device,
         threads=threads,
         length_policy=length_policy,
         remasking=remasking,
-        samplers=_items(sampler),
-        caches=_items(cache),
+        samplers=items(sampler),
+        caches=items(cache),
         threshold=threshold,
         factor=factor,
         entropy_bound=entropy_bound,
@@ -167,13 +149,13 @@ def run(
 
     if dry_run:
         planned = None if device_memory is None else memory_size("--device-memory", device_memory)
-        document = dry_run_command(options, _console(as_json), planned)
+        document = dry_run_command(options, console_of(as_json), planned)
     else:
         document = run_command(
-            options, resume, suite is not None, ("dlmbench", *sys.argv[1:]), _console(as_json), quiet=False
+            options, resume, suite is not None, ("dlmbench", *sys.argv[1:]), console_of(as_json), quiet=False
         )
     if as_json:
-        _print_json(document)
+        print_json(document)
     if document.get("ok_cells") == 0:
         raise typer.Exit(INVALID)
 
@@ -202,13 +184,13 @@ def profile(
 
     options = RunOptions(
         suite=suite,
-        pairs=_items(pair) or ("small",),
+        pairs=items(pair) or ("small",),
         lengths=(length,),
-        steps=_items(steps),
+        steps=items(steps),
         batches=(batch,),
         prompt_lengths=(prompt_length,),
         dtype=dtype,
-        engines=_items(engine),
+        engines=items(engine),
         device=device,
         threads=threads,
         weights=weights,
@@ -216,9 +198,9 @@ def profile(
         out=out,
     )
     command = ("dlmbench", *sys.argv[1:])
-    document = profile_command(options, side, command, _console(as_json), rows=rows)
+    document = profile_command(options, side, command, console_of(as_json), rows=rows)
     if as_json:
-        _print_json(document)
+        print_json(document)
     if document["ok_cells"] == 0:
         raise typer.Exit(INVALID)
 
@@ -229,19 +211,31 @@ def show(
     certificate: Annotated[bool, typer.Option("--certificate", help="The match certificates too.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Show a run as tables in the terminal."""
+    """Show a run, or a load, as tables in the terminal."""
+    from ..profiles.serving.store import is_load, read_load
+
+    if is_load(run):
+        from .load.command import document
+        from .load.command import show as show_load
+
+        loaded = read_load(run)
+        if as_json:
+            print_json(document(loaded))
+        else:
+            show_load(loaded, console_of())
+        return
     from .run_command import run_document, stored_run
 
     stored = stored_run(run)
     if as_json:
-        _print_json(run_document(stored))
+        print_json(run_document(stored))
         return
     from ..reports.terminal import show_certificate, show_run
 
-    show_run(stored, _console())
+    show_run(stored, console_of())
     if certificate:
         for pair in stored.run.pairs:
-            show_certificate(pair, _console())
+            show_certificate(pair, console_of())
 
 
 @app.command()
@@ -251,10 +245,17 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Write a run's report: HTML, PNG, Markdown, CSV, Parquet, pytest-benchmark JSON."""
-    from .run_command import export_report, stored_run, write_report
+    from ..profiles.serving.store import is_load, read_load
 
-    stored = stored_run(run)
-    files = [*write_report(stored), *export_report(stored)]
+    if is_load(run):
+        from .load.command import write_report as write_load_report
+
+        files = write_load_report(read_load(run))
+    else:
+        from .run_command import export_report, stored_run, write_report
+
+        stored = stored_run(run)
+        files = [*write_report(stored), *export_report(stored)]
     document: dict[str, Any] = {"run": str(run), "files": [str(path) for path in files]}
     if archive is not None:
         from ..reports.archive import pack
@@ -263,12 +264,12 @@ def report(
         document |= {"archive": str(packed.path), "left_out": [str(name) for name in packed.left_out]}
         files.append(packed.path)
     if as_json:
-        _print_json(document)
+        print_json(document)
         return
     for path in files:
-        _console().print(Text(str(path)), soft_wrap=True)
+        console_of().print(Text(str(path)), soft_wrap=True)
     for name in document.get("left_out", ()):
-        _console().print(Text(f"left out: {name}"), soft_wrap=True)
+        console_of().print(Text(f"left out: {name}"), soft_wrap=True)
 
 
 @app.command()
@@ -284,9 +285,9 @@ def compare(
 
     comparison = compare_runs([stored_run(path) for path in runs])
     if as_json:
-        _print_json(_plain(asdict(comparison)))
+        print_json(plain_json(asdict(comparison)))
     else:
-        show_comparison(comparison, _console())
+        show_comparison(comparison, console_of())
 
 
 @app.command()
@@ -300,9 +301,9 @@ def trend(
     from .trend_command import trend_command
 
     command = ("dlmbench", *sys.argv[1:])
-    document = trend_command(folder, metric, out, command, None if as_json else _console())
+    document = trend_command(folder, metric, out, command, None if as_json else console_of())
     if as_json:
-        _print_json(document)
+        print_json(document)
 
 
 @app.command()
@@ -376,12 +377,12 @@ def gate(
     options = GateOptions(
         run=RunOptions(
             suite=suite,
-            pairs=_items(pair),
-            lengths=_numbers("--lengths", lengths),
-            steps=_items(steps),
-            batches=_numbers("--batches", batches),
+            pairs=items(pair),
+            lengths=numbers("--lengths", lengths),
+            steps=items(steps),
+            batches=numbers("--batches", batches),
             dtype=dtype,
-            engines=_items(engine),
+            engines=items(engine),
             device=device,
             threads=threads,
             generators=tuple(generator or ()),
@@ -412,13 +413,13 @@ def gate(
         markdown=markdown,
     )
     if renew:
-        renewed = renew_command(options, _console(as_json))
+        renewed = renew_command(options, console_of(as_json))
         if as_json:
-            _print_json(renewed)
+            print_json(renewed)
         return
-    document, code = gate_command(options, ("dlmbench", *sys.argv[1:]), _console(as_json))
+    document, code = gate_command(options, ("dlmbench", *sys.argv[1:]), console_of(as_json))
     if as_json:
-        _print_json(document.model_dump(mode="json"))
+        print_json(document.model_dump(mode="json"))
     if code:
         raise typer.Exit(code)
 
@@ -433,9 +434,9 @@ def list_(
 
     document = listing(what)
     if as_json:
-        _print_json(document)
+        print_json(document)
     else:
-        show_listing(document, _console())
+        show_listing(document, console_of())
 
 
 @app.command()
@@ -457,12 +458,12 @@ def doctor(
     """Examine this machine for what would spoil a measurement."""
     from .doctor_command import doctor_command, self_test_command
 
-    console = _console(as_json)
+    console = console_of(as_json)
     document = doctor_command(threads, console)
     if self_test:
         document |= self_test_command(pairs, slowdown, console)
     if as_json:
-        _print_json(document)
+        print_json(document)
 
 
 @app.command()
@@ -475,9 +476,9 @@ def calibrate(
     """Measure what this device can do: matrix products, reads, copies; against its datasheet and the last time."""
     from .calibrate_command import calibrate_command
 
-    document = calibrate_command(device, threads, _items(dtype), _console(as_json))
+    document = calibrate_command(device, threads, items(dtype), console_of(as_json))
     if as_json:
-        _print_json(document)
+        print_json(document)
     if not document["peaks"]:
         raise typer.Exit(INVALID)
 
@@ -501,9 +502,9 @@ def demo(
     options = DemoOptions(
         text=text, pair=pair, weights=weights, length=length, steps=steps, seed=seed, replay_s=seconds
     )
-    document = run_demo(options, _console(as_json))
+    document = run_demo(options, console_of(as_json))
     if as_json:
-        _print_json(document)
+        print_json(document)
 
 
 @app.command()
@@ -554,11 +555,11 @@ def train(
     from .train_command import train_command
     from .train_view import show_summary
 
-    document = train_command(options, _console(to_stderr=True), quiet=as_json)
+    document = train_command(options, console_of(to_stderr=True), quiet=as_json)
     if as_json:
-        _print_json(document)
+        print_json(document)
     else:
-        show_summary(document, _console())
+        show_summary(document, console_of())
 
 
 @app.command()
@@ -569,9 +570,9 @@ def verify(
     """Check this program against outputs recorded from the original implementations."""
     from .verify.command import verify_command
 
-    document = verify_command(folder, _console(as_json))
+    document = verify_command(folder, console_of(as_json))
     if as_json:
-        _print_json(document)
+        print_json(document)
     if document["failed"]:
         raise typer.Exit(FAILED)
     if not document["passed"]:
@@ -593,35 +594,6 @@ def _main(
     """Global options."""
 
 
-class _Console(Console):
-    """A console whose reader may go away (`| head`): the command goes on unread, and ends with its own exit code."""
-
-    def on_broken_pipe(self) -> None:
-        _unread(self.file)
-
-
-def _unread(stream: IO[str]) -> None:
-    """Nobody is left to read: what is still to come goes nowhere, also when the interpreter ends."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, stream.fileno())
-    os.close(nowhere)
-
-
-def _console(to_stderr: bool = False) -> Console:
-    return _Console(stderr=to_stderr, highlight=False)
-
-
-def _plain(value: Any) -> Any:
-    """Nested data with every model, path and enum as plain JSON."""
-    if hasattr(value, "model_dump"):
-        return value.model_dump(mode="json")
-    if isinstance(value, dict):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
-
-
 def main() -> None:
     """Run a command; turn what goes wrong into one clear line and an exit code."""
     if sys.stdout is None:  # started with its output closed
@@ -637,7 +609,7 @@ def _guarded() -> int:
         try:
             sys.stdout.flush()
         except BrokenPipeError:
-            _unread(sys.stdout)
+            unread(sys.stdout)
         return code if isinstance(code, int) else 0
     except InputError as error:
         _say(str(error))
@@ -651,7 +623,7 @@ def _guarded() -> int:
         _say(
             f"{error.filename or 'the output'}: cannot be written ({error.strerror}); make room and repeat the command"
         )
-        _unread(sys.stdout)
+        unread(sys.stdout)
         return BAD_INPUT
     except Exception as error:
         if hasattr(error, "format_message"):  # what typer says of the command line itself
@@ -659,6 +631,9 @@ def _guarded() -> int:
             return BAD_INPUT
         if type(error).__name__ == "InterruptedRunError":
             _say(f"interrupted; finished cells are kept, go on with: {error}")
+            return INTERRUPTED
+        if type(error).__name__ == "StoppedLoadError":
+            _say(f"interrupted; {error}")
             return INTERRUPTED
         return _bug()
 

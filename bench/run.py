@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shlex
 import shutil
 import signal
@@ -31,18 +30,13 @@ from ..profiles.store import (
     write_measurements,
     write_run,
 )
+from .folders import locked, new_folder, new_id
 from .options import RunOptions, adopted
 from .plan import Plan, ar_generators, make_plan, pair_records
 from .progress import Progress
 from .schedules import write_schedules
 from .summary import measurements
 from .sweep import Job, sweep
-
-try:
-    import fcntl
-except ImportError:
-    fcntl = None  # type: ignore[assignment]
-
 
 # A folder may also have been removed.
 _CANNOT_WRITE = (*CANNOT_WRITE, errno.ENOENT)
@@ -78,7 +72,7 @@ def _interrupt(*_: object) -> None:
 
 def start_run(options: RunOptions, plan: Plan, command: Sequence[str], progress: Progress) -> StoredRun:
     """Measure a plan into a new folder. What is refused before anything was measured leaves no folder behind."""
-    folder = new_folder(options, plan.suite.name)
+    folder = new_folder(options.out, plan.suite.name)
     with locked(folder):
         run = new_run(options, plan, command)
         write_run(folder, run)
@@ -161,49 +155,6 @@ def _where_it_started(run: Run) -> Iterator[None]:
         return
     with chdir(start):
         yield
-
-
-def new_folder(options: RunOptions, suite: str) -> Path:
-    """Make the run's folder. Raises InputError where it exists with content, or cannot be written."""
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    folder = options.out or Path("runs") / f"{suite}-{stamp}-{secrets.token_hex(2)}"
-    try:
-        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-    except OSError as error:
-        raise InputError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from None
-    if taken:
-        hint = f"; --resume {folder} goes on with it" if (folder / RUN_FILE).exists() else ""
-        raise InputError(f"--out {folder}: exists and is not an empty folder; choose another{hint}")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".probe"
-        probe.write_bytes(b"\0" * (1 << 20))
-        probe.unlink()
-    except OSError as error:
-        raise InputError(f"--out {folder}: cannot be written ({error.strerror}); choose a folder with space") from None
-    return folder
-
-
-@contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Keep a second run out of the folder while this one writes to it. The folder itself is locked: no file stays."""
-    if fcntl is None:  # Windows
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"{folder}: another dlmbench run is writing here; wait for it or choose --out") from None
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def new_id() -> str:
-    """By which a run is known from its copies."""
-    return secrets.token_hex(8)
 
 
 def new_run(options: RunOptions, plan: Plan, command: Sequence[str]) -> Run:

@@ -60,8 +60,20 @@ class Tokenizer:
         A lone surrogate (half a UTF-16 pair) is no Unicode text and raises TypeError. InputError for a word that a
         tokenizer of whole words does not know.
         """
+        encoding = self._encoding(text)
+        ids: list[int] = encoding.ids
+        return ids if self._control_ids.isdisjoint(ids) else [token for token, _ in self._spelt(encoding, text)]
+
+    def ends(self, text: str) -> list[int]:
+        """For each token of `encode`, the number of characters of `text` up to its end."""
+        encoding = self._encoding(text)
+        if self._control_ids.isdisjoint(encoding.ids):
+            return [end for _, end in encoding.offsets]
+        return [end for _, end in self._spelt(encoding, text)]
+
+    def _encoding(self, text: str) -> tokenizers.Encoding:
         try:
-            encoding = self._backend.encode(text, add_special_tokens=False)
+            return self._backend.encode(text, add_special_tokens=False)
         except Exception as error:  # the binding raises plain Exception
             if "UNK" not in str(error):
                 raise
@@ -69,25 +81,22 @@ class Tokenizer:
                 f"tokenizer {self.name}: {shorten(text, 60)!r} holds a word that is not in its vocabulary; "
                 "expected its own words only; change the text or the tokenizer"
             ) from None
-        ids: list[int] = encoding.ids
-        if self._control_ids.isdisjoint(ids):
-            return ids
-        # Some vocabularies (Unigram ones) hold "</s>" as an ordinary piece too. Spelt letter by letter it is harmless.
-        return [
-            spelt
-            for token, (start, end) in zip(ids, encoding.offsets, strict=True)
-            for spelt in ([token] if token not in self._control_ids else self._spell(text[start:end]))
-        ]
+
+    def _spelt(self, encoding: tokenizers.Encoding, text: str) -> Iterator[tuple[int, int]]:
+        """(id, end) of each token. Some vocabularies (Unigram ones) hold "</s>" as an ordinary piece too: spelt letter
+        by letter it is harmless."""
+        for token, (start, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            if token not in self._control_ids:
+                yield token, end
+                continue
+            for place, character in enumerate(text[start:end], start + 1):
+                for spelt in self._backend.encode(character, add_special_tokens=False).ids:
+                    if spelt not in self._control_ids:
+                        yield spelt, place
 
     def decode(self, ids: list[int]) -> str:
         """The text of `ids`, control tokens shown by name; an id that has no token shows nothing."""
         return self._backend.decode(ids, skip_special_tokens=False)
-
-    def _spell(self, text: str) -> Iterator[int]:
-        for character in text:
-            for token in self._backend.encode(character, add_special_tokens=False).ids:
-                if token not in self._control_ids:
-                    yield token
 
 
 @functools.cache

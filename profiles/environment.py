@@ -35,6 +35,7 @@ LIBRARIES = (
     "safetensors",
     "triton",
     "nvidia-ml-py",
+    "aiohttp",
     "xllamacpp",
     "gguf",
 )

@@ -17,15 +17,15 @@ class Metric:
     """A metric's declaration.
 
     `unit` is the stored SI unit ("1" for a ratio or a count); `direction` says which way is better; `kind` says whether
-    the value depends on a clock (`time`) or only on the work done (`counter`), joins the two sides (`pair`) or says
-    what the generated texts are worth (`quality`).
+    the value depends on a clock (`time`) or only on the work done (`counter`), joins the two sides (`pair`), says
+    what the generated texts are worth (`quality`), or what a client saw of a server (`serving`).
     """
 
     name: str
     header: str
     unit: str
     direction: Direction
-    kind: Literal["time", "counter", "pair", "quality"]
+    kind: Literal["time", "counter", "pair", "quality", "serving"]
     formula: str
     note: str = ""
 
@@ -282,6 +282,77 @@ _DECLARED = (
            "throughput of this cell / throughput of the same cell without the cache",
            "Approximate caches only (prefix, dual), where the texts of both were judged. From the per-round log-ratios "
            "of alternating samples; interval over processes. Read it beside quality.cache_validity_change."),
+    Metric("serving.latency_s", "latency", "s", "lower", "serving",
+           "last chunk with text - request sent, at the client",
+           "Stored as serving.latency_s[p50], [p90], [p99], over requests, like all that a request has one of. It "
+           "includes making a connection where none was kept."),
+    Metric("serving.ttft_s", "first visible", "s", "lower", "serving",
+           "first chunk with text - request sent",
+           "In a stream that replaces what it shows, what is visible first may be noise: serving.first_final_s."),
+    Metric("serving.first_final_s", "first final", "s", "lower", "serving",
+           "time from which the first token stood and no later chunk changed it",
+           "In a stream that only adds: the first whole token."),
+    Metric("serving.time_to_k_s", "time to k", "s", "lower", "serving",
+           "time from which the first k tokens of the finished text stood and no later chunk changed them, median over "
+           "the requests that have as many",
+           "A curve, stored as serving.time_to_k_s[k]: holds for tokens, blocks and revisions alike."),
+    Metric("serving.e2e_per_token_s", "E2E/token", "s", "lower", "serving",
+           "serving.latency_s / output tokens"),
+    Metric("serving.tok_s_user", "tok/s/user", "tok/s", "higher", "serving",
+           "output tokens / serving.latency_s, one request"),
+    Metric("serving.throughput_tok_s", "throughput", "tok/s", "higher", "serving",
+           "output tokens of answered requests / (end of the last request - first request sent)",
+           "The whole window, with its beginning and its end. Tokens by the tokenizer named, never chunks."),
+    Metric("serving.requests_s", "requests", "1/s", "higher", "serving",
+           "answered requests / the same window"),
+    Metric("serving.goodput_s", "goodput", "1/s", "higher", "serving",
+           "requests that met every objective / the same window", "Objectives are stated with --objective."),
+    Metric("serving.good_share", "good", "1", "higher", "serving",
+           "requests that met every objective / requests", "Those that failed did not. Interval: Wilson 1927."),
+    Metric("serving.error_share", "failed", "1", "lower", "serving",
+           "requests without a valid reply / requests", "Interval: Wilson 1927."),
+    Metric("serving.timeout_share", "timed out", "1", "lower", "serving",
+           "requests not answered within the time limit / requests", "Interval: Wilson 1927."),
+    Metric("serving.chunk_gap_s", "chunk gap", "s", "neutral", "serving",
+           "median gap between consecutive chunks with text of one reply",
+           "A chunk is what the server chose to send: one token, a few, a block or a canvas."),
+    Metric("serving.block_gap_s", "block gap", "s", "lower", "serving",
+           "median gap between consecutive blocks of one reply",
+           "A block: chunks that followed each other within --together (1 ms). Never divided by its tokens."),
+    Metric("serving.block_tokens", "block size", "1", "neutral", "serving",
+           "median number of final tokens that a block of one reply brought"),
+    Metric("serving.blocks", "blocks", "1", "neutral", "serving",
+           "blocks of one reply"),
+    Metric("serving.stall_s", "longest gap", "s", "lower", "serving",
+           "longest gap between consecutive chunks of one reply"),
+    Metric("serving.revised_share", "revised", "1", "neutral", "serving",
+           "chunks that changed text already shown / chunks after the first"),
+    Metric("serving.lag_s", "client's lag", "s", "lower", "serving",
+           "request sent - request due",
+           "Open loop: the arrival drawn in advance. What the client itself was late by, not in any latency."),
+    Metric("serving.server_first_s", "first sent", "s", "neutral", "serving",
+           "first chunk sent - request received, by the server's own clock", "dlmbench serve alone tells."),
+    Metric("serving.server_last_s", "last sent", "s", "neutral", "serving",
+           "last chunk with text sent - request received, by the server's own clock", "dlmbench serve alone tells."),
+    Metric("serving.added_s", "added by the way", "s", "lower", "serving",
+           "a chunk's stamp at the client - when dlmbench serve had made it, over chunks",
+           "Both on one host, whose clock they share: what sockets and this client add to a time stamp."),
+    Metric("serving.cost", "cost", "price", "lower", "serving",
+           "(prompt tokens x --price-prompt + output tokens x --price-output) / 10^6",
+           "The server's own counts, which are what is billed. In the currency of the prices given."),
+    Metric("serving.cost_per_mtok", "cost/Mtok", "price", "lower", "serving",
+           "10^6 x serving.cost / output tokens"),
+    Metric("serving.peer_tpot_s", "TPOT, ITL (peers)", "s", "neutral", "serving",
+           "(last chunk - first chunk) / (output tokens - 1)",
+           "TPOT of vLLM's bench and of loadgen, ITL of guidellm and aiperf. Of N blocks the first one's tokens are "
+           "counted and its time is not: too low by about 1 / N, and 0 for one block."),
+    Metric("serving.peer_itl_chunks_s", "ITL of chunks (peers)", "s", "neutral", "serving",
+           "mean gap between consecutive chunks",
+           "ITL of vLLM's bench, ICL of aiperf. Says nothing of tokens where a chunk holds several."),
+    Metric("serving.peer_tpot_with_ttft_s", "TPOT with TTFT (peers)", "s", "neutral", "serving",
+           "last chunk / output tokens", "TPOT of guidellm: the one formula that blocks do not bias."),
+    Metric("serving.peer_tok_s_user", "tok/s/user (peers)", "tok/s", "neutral", "serving",
+           "1 / serving.peer_tpot_s", "aiperf. Infinite, and dropped, for a reply of one block."),
 )  # fmt: skip
 
 METRICS: dict[str, Metric] = {metric.name: metric for metric in _DECLARED}

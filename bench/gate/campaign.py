@@ -12,10 +12,11 @@ from typing import Any
 from ...profiles.gate import CellEvidence, GateResult, Policy
 from ...profiles.record import Cell, Reason, Trial
 from ...profiles.store import append_trials, read_run, write_measurements, write_run
+from ..folders import new_id
 from ..options import RunOptions
 from ..plan import Plan, ar_generators, whole
 from ..progress import Progress
-from ..run import new_id, new_run, replace_run
+from ..run import new_run, replace_run
 from ..summary import measurements
 from .decision import decide
 from .evidence import paired_evidence

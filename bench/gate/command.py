@@ -18,8 +18,8 @@ from ...reports.gate_annotations import print_annotations
 from ...reports.gate_junit import write_junit
 from ...reports.gate_markdown import append_job_summary, write_gate_markdown
 from ...reports.gate_table import show_gate
-from ..options import RunOptions
-from ..run import locked, new_folder, stoppable
+from ..folders import locked, new_folder
+from ..run import stoppable
 from .benchmark_json import are_files
 from .measured import DOCUMENT, kept_if_used, measured, resumed
 from .options import GateOptions
@@ -71,11 +71,11 @@ def _judged(
     form, policy = options.form, policy_of(options)
     if form in ("stored", "counters"):
         # A gate that measures nothing needs no folder.
-        kept = None if options.out is None else new_folder(RunOptions(suite="gate", out=options.out), "gate")
+        kept = None if options.out is None else new_folder(options.out, "gate")
         files = form == "stored" and (are_files(options.baseline) or are_files(options.current))
         judge = counters if form == "counters" else benchmarks if files else stored
         return judge(options, policy, command), kept, options
-    folder = new_folder(RunOptions(suite="gate", out=options.out), "gate").resolve()
+    folder = new_folder(options.out, "gate").resolve()
     for guard in (locked(folder), kept_if_used(folder), stoppable("gate", folder)):
         stack.enter_context(guard)
     return measured(options, policy, folder, command, console), folder, options

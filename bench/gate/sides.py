@@ -27,8 +27,8 @@ from typing import Literal
 from ... import InputError
 from ...profiles.child import PARENT
 from ...profiles.stored import Stored
+from ..folders import locked
 from ..handle import Launch
-from ..run import locked
 from .checkout import changed_files, check_out
 from .environment import Environment, Runner, make_environment, run_logged
 from .repository import Repository, Revision, base_revision, head_revision

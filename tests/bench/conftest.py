@@ -16,12 +16,19 @@ import pytest
 if TYPE_CHECKING:
     from dlmbench.profiles.store import StoredRun
 
-_spec = importlib.util.spec_from_file_location("bench_fake_workers", Path(__file__).with_name("fake_workers.py"))
-assert _spec is not None
-assert _spec.loader is not None
-_fakes = importlib.util.module_from_spec(_spec)
-sys.modules[_spec.name] = _fakes
-_spec.loader.exec_module(_fakes)
+
+def _beside(name: str) -> ModuleType:
+    """The module in a file of this folder, which is no package."""
+    spec = importlib.util.spec_from_file_location(f"bench_{name}", Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+_fakes = _beside("fake_workers")
 
 SUITE = """
 processes = 2
@@ -60,6 +67,12 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DLMBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session")
+def serving() -> ModuleType:
+    """The module `serving`: a server of ours in a thread."""
+    return _beside("serving")
 
 
 @pytest.fixture(scope="session")

@@ -22,10 +22,11 @@ from rich.console import Console
 
 from dlmbench import InputError
 from dlmbench.bench import run as running
+from dlmbench.bench.folders import locked, new_folder
 from dlmbench.bench.options import RunOptions
 from dlmbench.bench.plan import make_plan
 from dlmbench.bench.progress import Progress
-from dlmbench.bench.run import InterruptedRunError, new_folder, resume_run, start_run
+from dlmbench.bench.run import InterruptedRunError, resume_run, start_run
 from dlmbench.bench.run_command import stored_run
 from dlmbench.bench.summary import measurements
 from dlmbench.profiles.hardware import Datasheet
@@ -111,7 +112,7 @@ def test_an_empty_folder_may_be_filled(tmp_path: Path, measure: Callable[[Path],
 @pytest.mark.parametrize("out", ["/proc/dlmbench-cannot", "/dev/null/x"])
 def test_a_folder_that_cannot_be_made_is_refused(out: str) -> None:
     with pytest.raises(InputError, match=r"--out .*cannot be written"):
-        new_folder(RunOptions(out=Path(out)), "quick")
+        new_folder(Path(out), "quick")
 
 
 def test_a_read_only_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +121,7 @@ def test_a_read_only_folder_is_refused(tmp_path: Path, monkeypatch: pytest.Monke
 
     monkeypatch.setattr(Path, "write_bytes", deny)
     with pytest.raises(InputError, match=r"cannot be written \(Permission denied\)"):
-        new_folder(RunOptions(out=tmp_path / "run"), "quick")
+        new_folder(tmp_path / "run", "quick")
 
 
 # Resuming
@@ -337,7 +338,7 @@ def test_a_run_that_ends_while_it_is_being_resumed_loses_nothing(
 def test_two_runs_do_not_share_a_folder(tmp_path: Path, measure: Callable[[Path], StoredRun]) -> None:
     folder = tmp_path / "run"
     measure(folder)
-    with running.locked(folder):
+    with locked(folder):
         for _ in range(3):  # a refusal must not open the door for the next one
             with pytest.raises(InputError, match="another dlmbench run is writing here"):
                 resume(folder)

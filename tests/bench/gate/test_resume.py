@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 
 from dlmbench import InputError
+from dlmbench.bench.folders import locked
 from dlmbench.bench.gate import campaign, measured
 from dlmbench.bench.gate.repository import find_repository
 from dlmbench.bench.gate.resume import Asked, same_gate
 from dlmbench.bench.gate.sides import prepared
-from dlmbench.bench.run import locked
 from dlmbench.profiles.gate import EXIT_CODES, Policy
 from dlmbench.profiles.gate_record import read_gate
 from dlmbench.profiles.record import Origin

@@ -1,0 +1,62 @@
+"""The folders of runs: new ones, one writer each, and an id by which a run is known from its copies."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from .. import InputError
+from ..profiles.store import RUN_FILE
+
+try:
+    import fcntl
+except ImportError:
+    fcntl = None  # type: ignore[assignment]
+
+
+def new_folder(out: Path | None, kind: str) -> Path:
+    """Make the folder `out`, or a new one under `runs` that is named for its kind. Raises InputError where it exists
+    with content, or cannot be written."""
+    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    folder = out or Path("runs") / f"{kind}-{stamp}-{secrets.token_hex(2)}"
+    try:
+        taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    except OSError as error:
+        raise InputError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from None
+    if taken:
+        hint = f"; --resume {folder} goes on with it" if (folder / RUN_FILE).exists() else ""
+        raise InputError(f"--out {folder}: exists and is not an empty folder; choose another{hint}")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".probe"
+        probe.write_bytes(b"\0" * (1 << 20))
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"--out {folder}: cannot be written ({error.strerror}); choose a folder with space") from None
+    return folder
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep a second run out of the folder while this one writes to it. The folder itself is locked: no file stays."""
+    if fcntl is None:  # Windows
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"{folder}: another dlmbench run is writing here; wait for it or choose --out") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def new_id() -> str:
+    """By which a run is known from its copies."""
+    return secrets.token_hex(8)

@@ -1,0 +1,1 @@
+"""`dlmbench load`: servers under load, one or two of them in turn."""

@@ -1,0 +1,210 @@
+"""What a user may ask of a load, checked before anything is sent."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ... import InputError
+from ...profiles.serving.record import Kind, Load
+from ...profiles.serving.summary import OBJECTIVES
+
+MOST_OPEN = 20_000
+MOST_REQUESTS = 5_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """A load. `targets` are one or two base URLs or preset names; what is given a second time, separated by a comma, is
+    for the second of them. Times are in seconds.
+    """
+
+    targets: tuple[str, ...]
+    preset: str | None = None
+    model: str | None = None
+    side: str | None = None
+    api: str = "chat"
+    stream: bool = True
+    diffusing: bool = False
+    key_env: str | None = None
+    key_file: Path | None = None
+    tokenizer: str | None = None
+    prompts: Path | None = None
+    prompt_tokens: int = 128
+    output_tokens: int = 128
+    send_ids: bool = False
+    temperature: float | None = None
+    extra: tuple[str, ...] = ()
+    concurrency: str | None = None
+    rate: str | None = None
+    arrivals: str = "poisson"
+    sweep: bool = False
+    requests: int | None = None
+    duration_s: float = 60.0
+    ramp_s: float = 0.0
+    warmup: int | None = None
+    rounds: int | None = None
+    timeout_s: float = 120.0
+    retries: int = 0
+    fresh: bool = False
+    objectives: tuple[str, ...] = ()
+    together_s: float = 1e-3
+    price_prompt: float | None = None
+    price_output: float | None = None
+    spend: float | None = None
+    yes: bool = False
+    seed: int = 0
+    out: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadPlan:
+    """A load as it will be: its levels in order, and the limits of a window."""
+
+    levels: tuple[Load, ...]
+    requests: int | None
+    duration_s: float
+    ramp_s: float
+    warmup: int | None
+    rounds: int
+    timeout_s: float
+    retries: int
+    sweep: bool
+    objectives: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def most_requests(self) -> int | None:
+        """The most that one endpoint is asked, over all levels and rounds; None: nobody can tell (a closed loop for a
+        time, a sweep)."""
+        if self.sweep:
+            return None
+        total = 0.0
+        for load in self.levels:
+            warmup = self.warmup if self.warmup is not None else default_warmup(load)
+            if self.requests is not None:
+                total += self.requests + warmup
+            elif load.kind == "closed":
+                return None
+            else:
+                total += load.value * (self.duration_s + self.ramp_s) * 1.5 + warmup + 10
+        return math.ceil(total * self.rounds * (1 + self.retries))
+
+
+def default_warmup(load: Load) -> int:
+    """Requests that come first and do not count: one a client, so that each has its connection, or a few."""
+    return int(load.value) if load.kind == "closed" else 4
+
+
+def planned(options: LoadOptions) -> LoadPlan:
+    """The plan of a load. Raises InputError naming the flag."""
+    _check_numbers(options)
+    levels = _levels(options)
+    pair = len(options.targets) == 2
+    rounds = options.rounds if options.rounds is not None else 5 if pair else 1
+    if options.sweep and pair:
+        raise InputError("--sweep: a sweep looks for one server's saturation; give one target, or list --concurrency")
+    requests = options.requests
+    if requests is None and not options.sweep and all(load.kind == "closed" for load in levels):
+        # Enough for a median and a p90 with intervals, at every concurrency.
+        requests = max(100, *(4 * int(load.value) for load in levels))
+        requests = math.ceil(requests / rounds) if pair else requests
+    for load in levels:
+        if load.kind != "closed" and load.value * (options.duration_s + options.ramp_s) > MOST_REQUESTS:
+            raise InputError(f"--rate {load.value:g}: more than {MOST_REQUESTS:,} requests in a window; shorten it")
+    return LoadPlan(
+        levels=levels,
+        requests=requests,
+        duration_s=options.duration_s,
+        ramp_s=options.ramp_s,
+        warmup=options.warmup,
+        rounds=rounds,
+        timeout_s=options.timeout_s,
+        retries=options.retries,
+        sweep=options.sweep,
+        objectives=objectives(options.objectives),
+    )
+
+
+def _check_numbers(options: LoadOptions) -> None:
+    least: Sequence[tuple[str, float | None, float, float]] = (
+        ("--prompt-tokens", options.prompt_tokens, 1, 1e7),
+        ("--output-tokens", options.output_tokens, 1, 1e6),
+        ("--requests", options.requests, 1, 1e8),
+        ("--duration", options.duration_s, 0.1, 86400),
+        ("--ramp", options.ramp_s, 0, 3600),
+        ("--warmup", options.warmup, 0, 1e6),
+        ("--rounds", options.rounds, 1, 1000),
+        ("--timeout", options.timeout_s, 0.01, 86400),
+        ("--retries", options.retries, 0, 10),
+        ("--together", options.together_s, 0, 10),
+        ("--price-prompt", options.price_prompt, 0, 1e6),
+        ("--price-output", options.price_output, 0, 1e6),
+        ("--spend", options.spend, 0, 1e9),
+        ("--seed", options.seed, 0, 2**32 - 1),
+        ("--temperature", options.temperature, 0, 100),
+    )
+    for flag, value, low, high in least:
+        if value is not None and not low <= value <= high:
+            raise InputError(f"{flag} {value:g}: expected {low:g} to {high:g}")
+    if options.arrivals not in ("poisson", "constant"):
+        raise InputError(f"--arrivals {options.arrivals[:40]!r}: expected poisson or constant")
+    if options.api not in ("chat", "completions"):
+        raise InputError(f"--api {options.api[:40]!r}: expected chat or completions")
+    if options.send_ids and options.api != "completions":
+        raise InputError("--send-ids: token ids are a prompt of --api completions alone")
+    if (options.price_prompt is None) != (options.price_output is None):
+        raise InputError("--price-prompt and --price-output: give both, in money a million tokens")
+    if not 1 <= len(options.targets) <= 2:
+        raise InputError(f"{len(options.targets)} targets: expected one, or two to be measured in turn")
+
+
+def _levels(options: LoadOptions) -> tuple[Load, ...]:
+    if options.concurrency is not None and options.rate is not None:
+        raise InputError("--concurrency and --rate: a load is closed or open; give one of them")
+    if options.rate is not None:
+        kind: Kind = "constant" if options.arrivals == "constant" else "poisson"
+        return tuple(Load(kind=kind, value=value) for value in _numbers("--rate", options.rate, 1e-3, 1e5))
+    values = _numbers("--concurrency", options.concurrency or "1", 1, MOST_OPEN)
+    if any(value % 1 for value in values):
+        raise InputError(f"--concurrency {options.concurrency}: expected whole numbers of requests")
+    return tuple(Load(kind="closed", value=value) for value in values)
+
+
+def _numbers(flag: str, text: str, low: float, high: float) -> list[float]:
+    values = []
+    for part in text.split(","):
+        try:
+            value = float(part)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise InputError(f"{flag} {part.strip()[:40]!r}: expected numbers from {low:g} to {high:g}, with commas")
+        values.append(value)
+    if len(set(values)) < len(values):
+        raise InputError(f"{flag} {text[:80]}: the same level twice; --rounds repeats all of them")
+    return values
+
+
+def objectives(given: Sequence[str]) -> dict[str, float]:
+    """`ttft=0.5` and the like, in seconds (`e2e_per_token` in seconds a token). Raises InputError."""
+    found: dict[str, float] = {}
+    for entry in given:
+        for part in entry.split(","):
+            match = re.fullmatch(r"\s*([a-z0-9_]+)\s*=\s*([0-9.]+)\s*(ms|s)?\s*", part)
+            value = _number(match[2]) if match else None
+            if match is None or value is None or value <= 0 or match[1] not in OBJECTIVES:
+                raise InputError(
+                    f"--objective {part[:60]!r}: expected NAME=SECONDS with a name of {', '.join(OBJECTIVES)}"
+                )
+            found[match[1]] = value * (1e-3 if match[3] == "ms" else 1)
+    return found
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None

@@ -1,0 +1,103 @@
+"""Prompts of an exact length for a load, and the tokenizer that counts prompts and answers."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ... import InputError
+from ...models.endpoints.endpoint import Endpoint
+from ...models.prompts import PromptSource, default_prompts, load_prompts
+from ...models.tokenizer import Tokenizer, embedded_tokenizer
+from ..tokenizers import EMBEDDED, SOURCE, tokenizer_of
+from .targets import Target
+
+# Bodies made before a window opens; a load that sends more begins anew with the first, which the record says.
+POOL = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Counting:
+    """The tokenizer that counts answers, None where none is known; and the prompts, cut to length by that tokenizer or,
+    where there is none, by the one that ships.
+    """
+
+    tokenizer: Tokenizer | None
+    prompts: PromptSource
+    why: str = ""
+
+    def record(self) -> dict[str, Any]:
+        """How tokens are counted."""
+        if self.tokenizer is None:
+            return {"name": None, "why": self.why, "prompts_cut_by": self.prompts.tokenizer.name}
+        return {"name": self.tokenizer.name, "sha256": self.tokenizer.sha256}
+
+
+def counting_of(reference: str | None, prompts: Path | None, targets: list[Target]) -> Counting:
+    """What `--tokenizer` and `--prompts` name; without the former, the tokenizer that all of the servers say they have,
+    if it is one that ships. Raises InputError.
+    """
+    tokenizer, why = None, ""
+    if reference is not None:
+        tokenizer = tokenizer_of(reference)
+    else:
+        tokenizer = _theirs(targets)
+        why = "" if tokenizer else "no --tokenizer was given: answers are counted by the server alone"
+    cutting = tokenizer or embedded_tokenizer()
+    source = default_prompts(cutting) if prompts is None else load_prompts(prompts, cutting)
+    return Counting(tokenizer, source, why)
+
+
+def _theirs(targets: list[Target]) -> Tokenizer | None:
+    """The tokenizer that ships and that every server names as its own."""
+    named = {str(target.about.get("tokenizer", {}).get("sha256")) for target in targets}
+    for reference in (EMBEDDED, SOURCE):
+        tokenizer = tokenizer_of(reference)
+        if named == {tokenizer.sha256}:
+            return tokenizer
+    return None
+
+
+@dataclass(slots=True)
+class Bodies:
+    """Request bodies of an endpoint, made beforehand. `first` is the number of the next window's first prompt."""
+
+    endpoint: Endpoint
+    counting: Counting
+    prompt_tokens: int
+    output_tokens: int
+    temperature: float | None
+    send_ids: bool
+    first: int = 0
+    repeated: bool = False
+    digest: Any = field(default_factory=hashlib.sha256)
+
+    def window(self, expected: int | None) -> Callable[[int], bytes]:
+        """The bodies of a window that sends `expected` requests (None: nobody knows)."""
+        count = min(expected or POOL, POOL)
+        pool = [self._body(self.first + number) for number in range(count)]
+        self.first += count
+
+        def body(number: int) -> bytes:
+            self.repeated = self.repeated or number >= count
+            return pool[number % count]
+
+        return body
+
+    def _body(self, number: int) -> bytes:
+        (ids,) = self.counting.prompts.batch(number, 1, self.prompt_tokens)
+        prompt: str | list[int] = ids if self.send_ids else self.counting.prompts.tokenizer.decode(ids)
+        body = self.endpoint.body(prompt, self.output_tokens, self.temperature, None)
+        self.digest.update(body)
+        return body
+
+
+def check_prompts(counting: Counting, length: int) -> None:
+    """Raise InputError, before anything is sent, where no prompt of that length can be cut."""
+    try:
+        counting.prompts.batch(0, 1, length)
+    except InputError as error:
+        raise InputError(f"--prompt-tokens {length}: {error}") from None

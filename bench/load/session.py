@@ -1,0 +1,298 @@
+"""A load from its plan to its record: windows one after another, endpoints in turn, levels summed up."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from ... import __version__
+from ...models.endpoints.client import Limits
+from ...profiles.environment import capture_environment, read_moment
+from ...profiles.serving.record import Level, Load, LoadRun, Ratio, RequestRecord, Window
+from ...profiles.serving.store import append_requests, write_load
+from ...profiles.serving.summary import Price, level_metrics, ratios
+from ..folders import new_id
+from .certificate import UNKNOWN, certificate, ordered
+from .driver import Opened, WindowPlan, run_window
+from .options import LoadOptions, LoadPlan, default_warmup
+from .prompts import Bodies, Counting
+from .reading import read_window, usage_warning
+from .spend import price_of
+from .targets import Target
+
+# A client that is late by more than this share of the gaps between arrivals is not the load that was asked for.
+_LATE = 0.1
+_LATE_S = 0.005
+# A sweep ends when doubling the load has raised the throughput by less than this, twice, or so many requests fail.
+_GAIN, _FAILED = 0.05, 0.05
+_MOST_LEVELS = 16
+# Throughput of at least so much of the highest is as good as the highest.
+_SATURATED = 0.95
+
+
+@dataclass(slots=True)
+class Session:
+    """Measures `plan` on `targets` into `folder`. `said` is told, between windows only, what comes next."""
+
+    plan: LoadPlan
+    options: LoadOptions
+    targets: Sequence[Target]
+    counting: Counting
+    folder: Path
+    command: Sequence[str]
+    said: Callable[[str], None]
+    _windows: list[Window] = field(default_factory=list)
+    _requests: dict[int, list[RequestRecord]] = field(default_factory=dict)
+    _warnings: list[str] = field(default_factory=list)
+
+    def run(self) -> LoadRun:
+        """Open all windows; what has been measured is on disk after each."""
+        begin = time.monotonic()
+        record = self._record()
+        write_load(self.folder, record)
+        bodies = [
+            Bodies(
+                target.endpoint,
+                self.counting,
+                self.options.prompt_tokens,
+                self.options.output_tokens,
+                self.options.temperature,
+                self.options.send_ids,
+            )
+            for target in self.targets
+        ]
+        saturation: dict[str, Any] = {}
+        if self.plan.sweep:
+            saturation = self._sweep(bodies, record)
+        else:
+            for round_number in range(self.plan.rounds):
+                for load in self.plan.levels:
+                    for endpoint in self._order(round_number):
+                        self._window(round_number, endpoint, load, bodies[endpoint], record)
+        if any(each.repeated for each in bodies):
+            self._warnings.append("more requests were sent than prompts were made: prompts came again")
+        record = self._summed(record).model_copy(
+            update={
+                "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+                "duration_s": round(time.monotonic() - begin, 3),
+                "saturation": saturation,
+                "prompts": record.prompts | {"sha256_of_bodies": [each.digest.hexdigest() for each in bodies]},
+                "environment": record.environment | {"after": read_moment()},
+            }
+        )
+        write_load(self.folder, record)
+        return record
+
+    def _record(self) -> LoadRun:
+        endpoints = tuple(target.record() for target in self.targets)
+        plan, options = self.plan, self.options
+        source = self.counting.prompts
+        return LoadRun(
+            id=new_id(),
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            command=tuple(self.command),
+            endpoints=endpoints,
+            tokenizer=self.counting.record(),
+            prompts={
+                "source": source.name,
+                "sha256": source.sha256,
+                "tokens": options.prompt_tokens,
+                "as": "token ids" if options.send_ids else "text",
+            },
+            settings={
+                "output_tokens": options.output_tokens,
+                "temperature": options.temperature,
+                "requests": plan.requests,
+                "duration_s": plan.duration_s,
+                "ramp_s": plan.ramp_s,
+                "warmup": plan.warmup,
+                "rounds": plan.rounds,
+                "timeout_s": plan.timeout_s,
+                "retries": plan.retries,
+                "connections": "a new one for each request" if options.fresh else "kept and used again",
+                "together_s": options.together_s,
+                "sweep": plan.sweep,
+                "seed": options.seed,
+                "prices": {"prompt": options.price_prompt, "output": options.price_output},
+            },
+            objectives=plan.objectives,
+            certificate=certificate(endpoints),
+            unknown=UNKNOWN if len(endpoints) == 2 else (),
+            environment=capture_environment(),
+            dlmbench_version=__version__,
+        )
+
+    def _order(self, round_number: int) -> Sequence[int]:
+        """Endpoints A B, then B A: a drift of what lies between cancels."""
+        places = range(len(self.targets))
+        return places if round_number % 2 == 0 else places[::-1]
+
+    def _window(self, round_number: int, endpoint: int, load: Load, bodies: Bodies, record: LoadRun) -> Window:
+        plan, number = self.plan, len(self._windows)
+        target = self.targets[endpoint]
+        warmup = plan.warmup if plan.warmup is not None else default_warmup(load)
+        which = f"round {round_number + 1} of {plan.rounds}, " if plan.rounds > 1 else ""
+        self.said(f"{which}{target.endpoint.name}: {load.key}")
+        expected = None if plan.requests is None else plan.requests + warmup + _in_ramp(load, plan)
+        window_plan = WindowPlan(
+            load=load,
+            requests=plan.requests,
+            duration_s=plan.duration_s,
+            ramp_s=plan.ramp_s,
+            warmup=warmup,
+            retries=plan.retries,
+            seed=self.options.seed * 1_000_003 + number,
+            fresh=self.options.fresh,
+            limits=Limits(timeout_s=plan.timeout_s, connect_s=min(10.0, plan.timeout_s)),
+        )
+        began = datetime.now(UTC).isoformat(timespec="milliseconds")
+        opened = asyncio.run(run_window(target.endpoint, window_plan, bodies.window(expected)))
+        requests = read_window(number, opened, target.endpoint, self.counting.tokenizer, self.options.prompt_tokens)
+        counted = [request for request in requests if request.part == "counted"]
+        window = Window(
+            number=number,
+            round=round_number,
+            endpoint=endpoint,
+            load=load,
+            began=began,
+            seconds=_seconds(counted),
+            stopped_by=opened.stopped_by,
+            most_open=opened.most_open,
+            warnings=tuple(_warnings(load, counted, opened)),
+        )
+        append_requests(self.folder, requests)
+        self._windows.append(window)
+        self._requests[number] = counted
+        write_load(self.folder, self._summed(record))
+        return window
+
+    def _sweep(self, bodies: Sequence[Bodies], record: LoadRun) -> dict[str, Any]:
+        """Double the load until it brings nothing more: the levels' throughput, and where it is saturated."""
+        kind, value = self.plan.levels[0].kind, self.plan.levels[0].value
+        rates: list[tuple[float, float]] = []
+        flat, why = 0, "the most levels"
+        for _ in range(_MOST_LEVELS):
+            load = Load(kind=kind, value=value)
+            windows = [self._window(n, 0, load, bodies[0], record) for n in range(self.plan.rounds)]
+            counted = [request for window in windows for request in self._requests[window.number]]
+            ok = [request for request in counted if request.status == "ok"]
+            seconds = sum(window.seconds for window in windows)
+            rate = len(ok) / seconds if seconds > 0 else 0.0
+            flat = flat + 1 if rates and rate < rates[-1][1] * (1 + _GAIN) else 0
+            rates.append((value, rate))
+            if not counted or len(ok) < (1 - _FAILED) * len(counted):
+                why = f"more than {_FAILED:.0%} of requests failed"
+                break
+            if flat == 2:
+                why = f"doubling the load twice raised the throughput by less than {_GAIN:.0%} each time"
+                break
+            if kind == "closed" and value * 2 > 4096:
+                why = "4,096 open requests"
+                break
+            value *= 2
+        best = max(rate for _, rate in rates)
+        level = next(value for value, rate in rates if rate >= _SATURATED * best)
+        return {
+            "kind": kind,
+            "requests_s": [{"value": value, "requests_s": rate} for value, rate in rates],
+            "saturated_at": level if best > 0 else None,
+            "rule": f"the least load with {_SATURATED:.0%} of the highest rate of answered requests",
+            "ended": why,
+        }
+
+    def _summed(self, record: LoadRun) -> LoadRun:
+        """The record with all that is known by now."""
+        levels, seen = [], dict.fromkeys((window.load, window.endpoint) for window in self._windows)
+        together, price = self.options.together_s, price_of(self.options)
+        for load, endpoint in seen:
+            windows = [w for w in self._windows if (w.load, w.endpoint) == (load, endpoint)]
+            levels.append(level_of(windows, self._requests, self.plan.objectives, together, price))
+        return record.model_copy(
+            update={
+                "windows": tuple(self._windows),
+                "levels": tuple(levels),
+                "ratios": tuple(self._ratios(record)),
+                "warnings": tuple(dict.fromkeys([*record.warnings, *self._warnings])),
+            }
+        )
+
+    def _ratios(self, record: LoadRun) -> list[Ratio]:
+        """Diffusion over AR, or second over first, for every load that both have seen."""
+        if len(self.targets) != 2:
+            return []
+        first, _ = ordered(record.endpoints)
+        reference = record.endpoints.index(first)
+        found = []
+        for load in dict.fromkeys(window.load for window in self._windows):
+            rounds: dict[int, dict[int, Window]] = {}
+            for window in self._windows:
+                if window.load == load:
+                    rounds.setdefault(window.round, {})[window.endpoint] = window
+            pairs = []
+            for windows in rounds.values():
+                if len(windows) == 2:
+                    a, b = windows[reference], windows[1 - reference]
+                    pairs.append((self._requests[a.number], a.seconds, self._requests[b.number], b.seconds))
+            if pairs:
+                found.append(Ratio(load=load, metrics=ratios(pairs, self.options.together_s)))
+        return found
+
+
+def level_of(
+    windows: Sequence[Window],
+    requests: Mapping[int, Sequence[RequestRecord]],
+    objectives: Mapping[str, float],
+    together_s: float,
+    price: Price | None,
+) -> Level:
+    """A level's summary from the requests of its windows that count."""
+    counted = [request for window in windows for request in requests[window.number]]
+    faults: dict[str, int] = {}
+    for request in counted:
+        if request.reason is not None:
+            faults[request.reason.code] = faults.get(request.reason.code, 0) + 1
+    notes = [note for window in windows for note in window.warnings]
+    notes += [note for request in counted for note in request.notes]
+    return Level(
+        endpoint=windows[0].endpoint,
+        load=windows[0].load,
+        windows=len(windows),
+        requests=len(counted),
+        metrics=level_metrics(windows, requests, objectives, together_s, price),
+        faults=dict(sorted(faults.items(), key=lambda item: (-item[1], item[0]))),
+        usage_differs=usage_warning(counted),
+        notes=tuple(dict.fromkeys(notes))[:20],
+    )
+
+
+def _seconds(counted: Sequence[RequestRecord]) -> float:
+    """From the first counted request sent to the end of the last."""
+    if not counted:
+        return 0.0
+    return max(r.sent_s + r.closed_s for r in counted) - min(r.sent_s for r in counted)
+
+
+def _in_ramp(load: Load, plan: LoadPlan) -> int:
+    """About how many requests a ramp sends of an open loop; of a closed one nobody knows."""
+    return round(load.value * plan.ramp_s / 2) if load.kind != "closed" else 0
+
+
+def _warnings(load: Load, counted: Sequence[RequestRecord], opened: Opened) -> list[str]:
+    """What makes a window another load than it says."""
+    found = []
+    if load.kind != "closed" and counted:
+        lags = sorted(request.sent_s - request.due_s for request in counted)
+        late = lags[int(0.99 * (len(lags) - 1))]
+        if late > max(_LATE / load.value, _LATE_S):
+            found.append(f"the client was late by {1e3 * late:.0f} ms at its p99: this machine cannot send that load")
+    cached = sum(request.status == "ok" and request.reused is False for request in counted)
+    if cached and cached < len(counted):
+        found.append(f"{cached} of {len(counted)} requests made a new connection")
+    if any(request.reason is not None and request.reason.code == "client_full" for request in counted):
+        found.append(f"the client's limit of open requests was reached ({opened.most_open:,})")
+    return found

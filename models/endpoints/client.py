@@ -1,0 +1,160 @@
+"""One HTTP client for many open streams: what arrives is stamped and kept as it is, and read when the load is over.
+
+Reading JSON takes longer than receiving it. A client that reads each chunk as it comes stamps the chunks of the other
+streams late, so that here a piece of a reply is a time and some bytes until `replies.read_reply` makes events of it.
+
+    async with Client(endpoint, Limits()) as client:
+        exchange = await client.ask(body)
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from .endpoint import Endpoint
+from .faults import Fault, fault_of
+from .sse import DoneSeen
+
+# What a refusal says of itself is shown; more of it is not read.
+_REFUSAL_B = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a request may take: seconds until it is whole, seconds until it is connected, bytes of its reply."""
+
+    timeout_s: float = 120.0
+    connect_s: float = 10.0
+    reply_b: int = 16 << 20
+
+
+@dataclass(slots=True)
+class Exchange:
+    """A request and all that came back, in nanoseconds of `time.monotonic_ns` (one clock for all processes of a host).
+
+    `sent_ns` is when the client began: it includes making the connection, where there was none (`reused` False).
+    `pieces` are (stamp, bytes) as the socket gave them. `end_ns` is when the reply was whole or had failed.
+    """
+
+    sent_ns: int = 0
+    headers_ns: int | None = None
+    pieces: list[tuple[int, bytes]] = field(default_factory=list)
+    end_ns: int = 0
+    status: int | None = None
+    content_type: str = ""
+    reused: bool | None = None
+    retry_after_s: float | None = None
+    fault: Fault | None = None
+
+
+class Client:
+    """An HTTP client for one endpoint. With `fresh` every request makes a connection of its own."""
+
+    def __init__(self, endpoint: Endpoint, limits: Limits, *, fresh: bool = False) -> None:
+        self._endpoint, self._limits = endpoint, limits
+        trace = aiohttp.TraceConfig()
+        trace.on_connection_reuseconn.append(_reused)
+        trace.on_connection_create_start.append(_created)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, force_close=fresh, ttl_dns_cache=300),
+            timeout=aiohttp.ClientTimeout(total=limits.timeout_s, sock_connect=limits.connect_s),
+            headers=endpoint.headers(),
+            trace_configs=[trace],
+            cookie_jar=aiohttp.DummyCookieJar(),
+            trust_env=False,
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def ask(self, body: bytes) -> Exchange:
+        """Send a request and receive its reply. Whatever goes wrong is the exchange's `fault`; nothing is raised but
+        the cancellation of the task, after `end_ns` and the fault have been set.
+        """
+        exchange = Exchange()
+        exchange.sent_ns = time.monotonic_ns()
+        try:
+            async with self._session.post(
+                self._endpoint.target, data=body, allow_redirects=False, trace_request_ctx=exchange
+            ) as response:
+                exchange.headers_ns = time.monotonic_ns()
+                exchange.status = response.status
+                exchange.content_type = response.content_type
+                if response.status == 200:
+                    await self._receive(response, exchange)
+                else:
+                    exchange.fault = await self._refusal(response, exchange)
+        except Exception as error:
+            exchange.fault = self._hidden(fault_of(error))
+        exchange.end_ns = time.monotonic_ns()
+        return exchange
+
+    async def _receive(self, response: aiohttp.ClientResponse, exchange: Exchange) -> None:
+        """The pieces of a reply, until it ends, says that it is done, or is too large."""
+        received, most = 0, self._limits.reply_b
+        pieces, now = exchange.pieces, time.monotonic_ns
+        done = DoneSeen() if exchange.content_type == "text/event-stream" else None
+        async for piece in response.content.iter_any():
+            pieces.append((now(), piece))
+            received += len(piece)
+            if received > most:
+                exchange.fault = Fault("too_large", f"more than {most:,} bytes")
+                response.close()
+                return
+            if done is not None and done(piece):
+                # The rest, if any, is the end of the chunked body: read for a moment, so that the connection can serve
+                # the next request; a server that keeps it open after [DONE] has it closed.
+                try:
+                    async with asyncio.timeout(1.0):
+                        await response.content.read(1)
+                except TimeoutError:
+                    response.close()
+                return
+
+    async def _refusal(self, response: aiohttp.ClientResponse, exchange: Exchange) -> Fault:
+        """The fault that a status other than 200 is."""
+        if 300 <= response.status < 400:
+            target = urlsplit(response.headers.get("Location", ""))
+            where = target.netloc or "another path of the same host"
+            response.close()
+            return self._hidden(
+                Fault("redirect", f"status {response.status}, to {where}; give that URL if you trust it")
+            )
+        exchange.retry_after_s = _seconds(response.headers.get("Retry-After"))
+        said = await response.content.read(_REFUSAL_B)
+        response.close()
+        text = " ".join(said.decode("utf-8", "replace").split())[:300]
+        return self._hidden(Fault(f"http_{response.status}", text or (response.reason or "")))
+
+    def _hidden(self, fault: Fault) -> Fault:
+        key = self._endpoint.key
+        return fault if key is None else Fault(fault.code, key.hide(fault.message))
+
+
+async def _reused(session: aiohttp.ClientSession, context: object, params: object) -> None:
+    context.trace_request_ctx.reused = True  # type: ignore[attr-defined]
+
+
+async def _created(session: aiohttp.ClientSession, context: object, params: object) -> None:
+    context.trace_request_ctx.reused = False  # type: ignore[attr-defined]
+
+
+def _seconds(text: str | None) -> float | None:
+    """Retry-After in seconds; None where there is none or it is a date, which no clock of ours is held to."""
+    try:
+        value = float(text or "")
+    except ValueError:
+        return None
+    return value if 0 <= value < 1e6 else None

@@ -1,0 +1,308 @@
+"""A load's tables, once for the terminal, Markdown and the page: levels, portions, what peers would say, faults."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ..profiles.metrics import METRICS
+from ..profiles.record import Value
+from ..profiles.serving.record import EndpointRecord, Level, LoadRun
+from .format import MISSING, SIDES, format_interval, format_point, percent
+from .plain import plain
+
+
+@dataclass(frozen=True, slots=True)
+class LoadTable:
+    """A titled table: a row's first cell says what it is of, the others are numbers with their intervals. `note` says
+    how to read it."""
+
+    title: str
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    numbers: bool = True
+
+
+def tables(run: LoadRun) -> list[LoadTable]:
+    """All tables of a load that have something to say, in the order in which they are read."""
+    found = [
+        _levels(run),
+        _ratios(run),
+        _portions(run),
+        _peers(run),
+        _server(run),
+        _saturation(run),
+        _faults(run),
+        _certificate(run),
+    ]
+    return [table for table in found if table.rows]
+
+
+def endpoint_name(run: LoadRun, place: int) -> str:
+    """A server's side, or its model where that is not known; both where two would read alike."""
+    endpoint = run.endpoints[place]
+    names = [_short(each) for each in run.endpoints]
+    return names[place] if names.count(names[place]) == 1 else f"{names[place]} {place + 1} ({plain(endpoint.model)})"
+
+
+def _short(endpoint: EndpointRecord) -> str:
+    return SIDES[endpoint.side] if endpoint.side else plain(endpoint.model)
+
+
+def level_name(run: LoadRun, level: Level) -> str:
+    """A level in a few words: the server, where there are two, and the load."""
+    name = f"{endpoint_name(run, level.endpoint)}, " if len(run.endpoints) > 1 else ""
+    return f"{name}{level.load.key}"
+
+
+def shown(name: str, value: Value | None) -> str:
+    """A value with its interval; a dash where there is none."""
+    if value is None or value.value is None:
+        return MISSING
+    return f"{format_point(name, value)} {format_interval(name, value)}".rstrip()
+
+
+def _cells(level: Level, names: Iterable[str]) -> list[str]:
+    return [shown(name, level.metrics.get(name)) for name in names]
+
+
+def _levels(run: LoadRun) -> LoadTable:
+    names = ["serving.throughput_tok_s", "serving.requests_s", "serving.latency_s[p50]", "serving.latency_s[p90]"]
+    names += ["serving.latency_s[p99]", "serving.ttft_s[p50]", "serving.first_final_s[p50]", "serving.tok_s_user[p50]"]
+    if run.objectives:
+        names[2:2] = ["serving.goodput_s", "serving.good_share"]
+    if any("serving.cost" in level.metrics for level in run.levels):
+        names.append("serving.cost_per_mtok")
+    rows = []
+    for level in run.levels:
+        failed = sum(level.faults.values())
+        answered = f"{level.requests - failed:,}" + (f" + {failed:,} failed" if failed else "")
+        rows.append((level_name(run, level), answered, *_cells(level, names)))
+    headers = ("load", "answered", *map(_header, names))
+    return LoadTable("Levels", headers, tuple(rows), _INTERVALS)
+
+
+_INTERVALS = (
+    "Quantiles: over requests, with distribution-free 95 % intervals (none where there are too few requests for one). "
+    "Rates: over the whole window; 95 % intervals over five rounds or more, else the spread within one window."
+)
+
+
+def _header(name: str) -> str:
+    base, _, index = name.partition("[")
+    return METRICS[base].header + (f" {index[:-1]}" if index else "")
+
+
+def _ratios(run: LoadRun) -> LoadTable:
+    names = ("serving.throughput_tok_s", "serving.tok_s_user", "serving.latency_s", "serving.ttft_s")
+    rows = [(ratio.load.key, *(_times(ratio.metrics.get(name)) for name in names)) for ratio in run.ratios]
+    over = " over ".join(reversed([endpoint_name(run, place) for place in _reference_first(run)]))
+    note = "Geometric means of the rounds' ratios, in which the servers took turns (A B, B A); intervals over rounds."
+    return LoadTable(over, ("load", *map(_header, names)), tuple(rows), note)
+
+
+def _reference_first(run: LoadRun) -> list[int]:
+    sides = [endpoint.side for endpoint in run.endpoints]
+    return [1, 0] if sides == ["diffusion", "ar"] else list(range(len(sides)))
+
+
+def _times(value: Value | None) -> str:
+    if value is None or value.value is None:
+        return MISSING
+    interval = "" if value.low is None or value.high is None else f" [{value.low:.3g}, {value.high:.3g}]"
+    return f"{value.value:.3g}×{interval}"
+
+
+def _portions(run: LoadRun) -> LoadTable:
+    names = ("chunk_gap_s", "block_gap_s", "block_tokens", "blocks", "stall_s", "revised_share")
+    keys = [f"serving.{name}[p50]" for name in names] + ["serving.stall_s[p99]"]
+    rows = [(level_name(run, level), *_cells(level, keys)) for level in run.levels]
+    together = 1e3 * float(run.settings.get("together_s", 0))
+    note = (
+        "Medians over requests. A chunk is what the server chose to send; chunks that followed each other within "
+        f"{together:g} ms are one block. A gap is never divided by the tokens in it."
+    )
+    return LoadTable("Portions", ("load", *map(_header, keys)), tuple(rows), note)
+
+
+def _peers(run: LoadRun) -> LoadTable:
+    """What peers' formulas make of the same replies, beside the time a token took from end to end."""
+    rows = []
+    for level in run.levels:
+        truth = level.metrics.get("serving.e2e_per_token_s[p50]")
+        names = ("serving.peer_tpot_s", "serving.peer_itl_chunks_s", "serving.peer_tpot_with_ttft_s")
+        row = [level_name(run, level), shown("serving.e2e_per_token_s", truth)]
+        row += [_beside(name, level.metrics.get(name), truth) for name in names]
+        own = level.metrics.get("serving.tok_s_user[p50]")
+        row += [shown("serving.tok_s_user", own)]
+        row.append(_beside("serving.peer_tok_s_user", level.metrics.get("serving.peer_tok_s_user"), own))
+        rows.append(tuple(row))
+    headers = (
+        "load",
+        "E2E/token",
+        "TPOT: vLLM's bench, loadgen; ITL: guidellm, aiperf",
+        "ITL: vLLM's bench",
+        "TPOT: guidellm",
+        "tok/s/user",
+        "tok/s/user: aiperf",
+    )
+    note = (
+        "Medians over requests, in brackets how far the formula is from E2E/token or tok/s/user. (last chunk - first) "
+        "/ (tokens - 1) counts the first block's tokens and not its time: too low by about 1 / blocks, and 0 for one "
+        "block. Gaps between chunks say nothing of tokens where a chunk holds several."
+    )
+    return LoadTable("What other load tools would say", headers, tuple(rows), note)
+
+
+def _beside(name: str, value: Value | None, truth: Value | None) -> str:
+    if value is None or value.value is None:
+        return MISSING
+    point = format_point(name, value)
+    if truth is None or not truth.value:
+        return point
+    return f"{point} ({percent(value.value / truth.value - 1, 0)} %)"
+
+
+def _server(run: LoadRun) -> LoadTable:
+    """The client's times beside those that `dlmbench serve` told of the same replies."""
+    rows = []
+    pairs = (("serving.server_first_s[p50]", "serving.ttft_s[p50]"),)
+    pairs += (("serving.server_last_s[p50]", "serving.latency_s[p50]"),)  # type: ignore[assignment]
+    for level in run.levels:
+        if pairs[0][0] not in level.metrics:
+            continue
+        row = [level_name(run, level)]
+        for server, client in pairs:
+            told, seen = level.metrics.get(server), level.metrics.get(client)
+            row += [_point(server, told), _difference(seen, told)]
+        row += [_point(name, level.metrics.get(name)) for name in ("serving.added_s[p50]", "serving.added_s[p99]")]
+        rows.append(tuple(row))
+    headers = ("load", "first sent", "seen here", "last sent", "seen here", "added p50", "added p99")
+    note = "By the server's own clock, and how much later the client saw it; added: a chunk's stamps at both ends."
+    return LoadTable("Against the server's own times", headers, tuple(rows), note)
+
+
+def _point(name: str, value: Value | None) -> str:
+    return MISSING if value is None or value.value is None else format_point(name, value)
+
+
+def _difference(seen: Value | None, told: Value | None) -> str:
+    if seen is None or told is None or not seen.value or not told.value:
+        return MISSING
+    return f"{percent(seen.value / told.value - 1, 2)} %"
+
+
+def _saturation(run: LoadRun) -> LoadTable:
+    found = run.saturation
+    if not found:
+        return LoadTable("Saturation", (), ())
+    name = "concurrency" if found["kind"] == "closed" else "requests/s offered"
+    rows = [
+        (f"{entry['value']:g}" + (" (saturated)" if entry["value"] == found["saturated_at"] else ""),
+         f"{entry['requests_s']:.3g}")
+        for entry in found["requests_s"]
+    ]  # fmt: skip
+    note = f"Saturated: {found['rule']}. The sweep ended: {found['ended']}."
+    return LoadTable("Saturation", (name, "answered requests/s"), tuple(rows), note)
+
+
+def _faults(run: LoadRun) -> LoadTable:
+    rows = [
+        (level_name(run, level), code, f"{count:,}", percent(count / level.requests).lstrip("+") + " %")
+        for level in run.levels
+        for code, count in level.faults.items()
+    ]
+    return LoadTable("Requests that failed", ("load", "fault", "requests", "of all"), tuple(rows))
+
+
+def _certificate(run: LoadRun) -> LoadTable:
+    rows = [(row.quantity, _said(row.ar), _said(row.diffusion), row.verdict) for row in run.certificate]
+    first, second = (endpoint_name(run, place) for place in _reference_first(run)) if rows else ("", "")
+    note = f"Not known of either: {'; '.join(run.unknown)}." if run.unknown else ""
+    headers = ("quantity", first, second, "")
+    return LoadTable("What is known of both servers", headers, tuple(rows), note, numbers=False)
+
+
+def _said(value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    return MISSING if value is None else plain(str(value))
+
+
+def facts(run: LoadRun) -> list[tuple[str, str]]:
+    """How it was measured, line by line."""
+    settings, tokenizer = run.settings, run.tokenizer
+    found = [(f"server {n}", _server_words(each)) for n, each in enumerate(run.endpoints, 1)]
+    name = tokenizer.get("name")
+    found.append(("tokens counted by", plain(str(name)) if name else plain(str(tokenizer.get("why", MISSING)))))
+    source, form = plain(str(run.prompts.get("source"))), run.prompts.get("as")
+    found.append(("prompts", f"{run.prompts.get('tokens'):,} tokens of {source}, sent as {form}; a new one each"))
+    found.append(("output", f"at most {settings['output_tokens']:,} tokens"))
+    limit = f"{settings['requests']:,} requests" if settings.get("requests") else "any number of requests"
+    found.append(("a window", f"{limit}, at most {settings['duration_s']:g} s, after {_before(settings)}"))
+    found.append(("rounds", f"{settings['rounds']}"))
+    found.append(("connections", str(settings["connections"])))
+    retries = settings["retries"]
+    found.append(("retries", f"up to {retries} a request, whose wait counts" if retries else "none"))
+    found.append(("time limit of a request", f"{settings['timeout_s']:g} s"))
+    if run.objectives:
+        found.append(("objectives", ", ".join(f"{n} ≤ {v:g} s" for n, v in run.objectives.items())))
+    if run.duration_s is not None:
+        found.append(("duration", f"{run.duration_s:.0f} s"))
+    found.append(("started", run.created))
+    return found
+
+
+def _server_words(endpoint: EndpointRecord) -> str:
+    parts = [f"{plain(endpoint.model)} at {plain(endpoint.url)}"]
+    if endpoint.side:
+        parts.append(SIDES[endpoint.side])
+    parts.append(f"{endpoint.style}, {'streamed' if endpoint.stream else 'answered at once'}")
+    if endpoint.replaces:
+        parts.append("each chunk replaces the text before")
+    parts.append(
+        "told not to stop early" if endpoint.ignore_eos else "stops where it likes: output lengths are its own"
+    )
+    return "; ".join(parts)
+
+
+def _before(settings: dict[str, object]) -> str:
+    warmup = settings.get("warmup")
+    ramp = float(settings.get("ramp_s") or 0)  # type: ignore[arg-type]
+    words = "a warm-up" if warmup is None else f"{warmup} requests of warm-up"
+    return words + (f" and a ramp of {ramp:g} s" if ramp else "")
+
+
+def notes(run: LoadRun) -> list[str]:
+    """What makes numbers other than they look: warnings of the load, of windows, of counts."""
+    found = list(run.warnings)
+    for level in run.levels:
+        name = level_name(run, level)
+        found += [f"{name}: {note}" for note in (level.usage_differs, *level.notes) if note]
+        p99 = level.metrics.get("serving.latency_s[p99]")
+        if p99 is not None and p99.value is not None and p99.low is None and p99.why:
+            found.append(f"{name}: p99 has no interval: {p99.why}")
+    return [plain(note) for note in dict.fromkeys(found)]
+
+
+def headline(run: LoadRun) -> list[str]:
+    """One sentence a level, the numbers that are asked for first."""
+    sentences = []
+    for level in run.levels:
+        throughput = level.metrics.get("serving.throughput_tok_s")
+        latency = level.metrics.get("serving.latency_s[p50]")
+        what = shown("serving.throughput_tok_s", throughput)
+        sentences.append(
+            f"{level_name(run, level)}: {what if what != MISSING else 'tokens not counted'}, latency p50 "
+            f"{shown('serving.latency_s', latency)}"
+        )
+    return sentences
+
+
+def picked(run: LoadRun, most: int = 6) -> Sequence[Level]:
+    """A few levels spread over all of them, for curves that would hide each other."""
+    levels = [level for level in run.levels if level.metrics]
+    if len(levels) <= most:
+        return levels
+    return [levels[round(i * (len(levels) - 1) / (most - 1))] for i in range(most)]

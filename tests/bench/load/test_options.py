@@ -1,0 +1,114 @@
+"""What a load may be asked for, when its requests are due, and what it may cost before somebody is asked."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dlmbench import InputError
+from dlmbench.bench.load.arrivals import due_times
+from dlmbench.bench.load.options import LoadOptions, objectives, planned
+from dlmbench.bench.load.spend import check_spending
+from dlmbench.bench.load.targets import Target, extra_fields
+from dlmbench.models.endpoints.endpoint import Endpoint
+from dlmbench.models.endpoints.presets import preset
+from dlmbench.profiles.serving.record import Load
+
+OPTIONS = LoadOptions(("http://127.0.0.1:1/v1",))
+
+
+def target(public: bool = True) -> Target:
+    return Target(Endpoint("http://8.8.8.8/v1", "m"), preset("openai"), {}, public)
+
+
+def test_defaults_are_a_short_closed_loop() -> None:
+    plan = planned(OPTIONS)
+    assert [load.key for load in plan.levels] == ["concurrency=1"]
+    assert (plan.requests, plan.rounds, plan.retries, plan.duration_s) == (100, 1, 0, 60.0)
+    pair = planned(replace(OPTIONS, targets=("http://a/v1", "http://b/v1")))
+    assert (pair.requests, pair.rounds) == (20, 5)
+    assert planned(replace(OPTIONS, concurrency="2,64")).requests == 256
+    open_loop = planned(replace(OPTIONS, rate="0.5,2", arrivals="constant"))
+    assert [load.key for load in open_loop.levels] == ["rate=0.5 (constant)", "rate=2 (constant)"]
+    assert open_loop.requests is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"concurrency": "0"}, "--concurrency '0'"), ({"concurrency": "1.5"}, "whole numbers"),
+        ({"concurrency": "1,1"}, "twice"), ({"concurrency": "1", "rate": "1"}, "closed or open"),
+        ({"rate": "nan"}, "'nan'"), ({"concurrency": "x"}, "'x'"),
+        ({"rate": "-1"}, "'-1'"), ({"rate": "1e5", "duration_s": 1e4}, "shorten"), ({"arrivals": "x"}, "--arrivals"),
+        ({"api": "x"}, "--api"), ({"send_ids": True}, "--send-ids"), ({"requests": 0}, "--requests"),
+        ({"duration_s": 0}, "--duration"), ({"timeout_s": math.nan}, "--timeout"), ({"retries": 99}, "--retries"),
+        ({"prompt_tokens": 0}, "--prompt-tokens"), ({"price_prompt": 1.0}, "give both"), ({"warmup": -1}, "--warmup"),
+        ({"targets": ("a", "b", "c")}, "3 targets"), ({"sweep": True, "targets": ("a", "b")}, "--sweep"),
+        ({"objectives": ("speed=1",)}, "--objective"), ({"objectives": ("ttft=0",)}, "--objective"),
+        ({"objectives": ("ttft=1.2.3",)}, "--objective"), ({"temperature": math.inf}, "--temperature"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_asked_is_refused_by_its_flag(fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(InputError, match=said.replace("(", r"\(")):
+        planned(replace(OPTIONS, **fields))
+
+
+def test_objectives_and_extra_fields() -> None:
+    assert objectives(["ttft=0.5,latency=2s", "e2e_per_token=20ms"]) == {
+        "ttft": 0.5, "latency": 2.0, "e2e_per_token": pytest.approx(0.02)
+    }  # fmt: skip
+    assert extra_fields(["top_k=5", "stop=none", 'a={"b": [1]}']) == {"top_k": 5, "stop": "none", "a": {"b": [1]}}
+    with pytest.raises(InputError, match="NAME=VALUE"):
+        extra_fields(["nothing"])
+
+
+@given(st.sampled_from(["poisson", "constant"]), st.floats(0.5, 200), st.floats(0, 5), st.integers(0, 1 << 20))
+def test_requests_are_due_in_order_and_within_the_window(kind: Any, rate: float, ramp: float, seed: int) -> None:
+    due = due_times(Load(kind=kind, value=rate), 10.0, ramp, None, seed)
+    assert due == sorted(due)
+    assert all(0 <= at <= ramp + 10 for at in due)
+    assert due == due_times(Load(kind=kind, value=rate), 10.0, ramp, None, seed)
+
+
+def test_arrivals_follow_their_law() -> None:
+    constant = due_times(Load(kind="constant", value=4), 10.0, 0.0, None, 0)
+    assert constant == pytest.approx([0.25 * (i + 1) for i in range(40)])
+    gaps = np.diff([0.0, *due_times(Load(kind="poisson", value=100), 200.0, 0.0, None, 1)])
+    assert gaps.mean() == pytest.approx(0.01, rel=0.03)
+    assert gaps.std() == pytest.approx(0.01, rel=0.05)  # exponential: mean and standard deviation are one
+    assert abs(np.corrcoef(gaps[1:], gaps[:-1])[0, 1]) < 0.03
+    ramp = due_times(Load(kind="constant", value=10), 0.1, 10.0, None, 0)
+    early, late = sum(at < 5 for at in ramp), sum(5 <= at < 10 for at in ramp)
+    assert (early, late) == (12, 37)  # 10 t^2 / 20: a quarter of 50 by half-time
+    counted = due_times(Load(kind="constant", value=10), 100.0, 1.0, 7, 0)
+    assert sum(at >= 1.0 for at in counted) == 7
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"requests": 1000}, "128,000 output tokens"),
+        ({"requests": None, "concurrency": "1", "sweep": True}, "nothing bounds"),
+        ({"requests": 1000, "price_prompt": 1.0, "price_output": 10.0, "spend": 1.0}, r"1\.41, more than --spend 1"),
+        ({"requests": 10, "spend": 1.0}, "needs --price-prompt"),
+    ],
+)
+def test_a_public_server_is_not_sent_much_unasked(fields: dict[str, Any], said: str) -> None:
+    options = replace(OPTIONS, warmup=0, **fields)
+    with pytest.raises(InputError, match=said):
+        check_spending(options, planned(options), [target()])
+    check_spending(options, planned(options), [target(public=False)])
+    check_spending(replace(options, yes=True), planned(options), [target()])
+
+
+def test_little_is_sent_unasked_and_so_is_what_is_within_the_price() -> None:
+    little = replace(OPTIONS, requests=50, warmup=0)
+    check_spending(little, planned(little), [target()])
+    priced = replace(OPTIONS, requests=1000, warmup=0, price_prompt=1.0, price_output=10.0, spend=2.0)
+    check_spending(priced, planned(priced), [target()])
