@@ -17,32 +17,30 @@ def load(
         list[str],
         typer.Argument(
             help="A base URL (http://127.0.0.1:8000/v1) or mercury, vllm, sglang, transformers, llamacpp, dlmbench; "
-            "two of them are measured in turn."
+            "two of them are measured in turn. Or a TOML file that says it all."
         ),
     ],
-    preset: Annotated[
-        str | None, typer.Option(help="How a URL is asked; one each, with a comma.")
-    ] = None,
+    preset: Annotated[str | None, typer.Option(help="How a URL is asked; one each, with a comma.")] = None,
     model: Annotated[str | None, typer.Option(help="The model; not needed where the server has one.")] = None,
     side: Annotated[str | None, typer.Option(help="ar or diffusion: what the model is.")] = None,
-    api: Annotated[str, typer.Option(help="chat or completions.")] = "chat",
+    api: Annotated[str | None, typer.Option(help="chat (default) or completions.")] = None,
     stream: Annotated[bool, typer.Option("--stream/--no-stream", help="As events, or in one answer.")] = True,
     diffusing: Annotated[
         bool, typer.Option("--diffusing", help="A stream whose chunks replace what was shown (Mercury).")
     ] = False,
     concurrency: Annotated[str | None, typer.Option(help="Closed loop: so many requests open: 1,8,32.")] = None,
     rate: Annotated[str | None, typer.Option(help="Open loop: so many requests begun a second: 0.5,2.")] = None,
-    arrivals: Annotated[str, typer.Option(help="Of an open loop: poisson or constant.")] = "poisson",
+    arrivals: Annotated[str | None, typer.Option(help="Of an open loop: poisson (default) or constant.")] = None,
     sweep: Annotated[bool, typer.Option("--sweep", help="Double the load until it brings nothing more.")] = False,
     requests: Annotated[int | None, typer.Option(help="Requests of a window that count.")] = None,
-    duration: Annotated[float, typer.Option(help="Seconds after which a window begins no request.")] = 60.0,
-    ramp: Annotated[float, typer.Option(help="Seconds over which the load rises first; not counted.")] = 0.0,
+    duration: Annotated[float | None, typer.Option(help="Seconds after which a window begins no request (60).")] = None,
+    ramp: Annotated[float | None, typer.Option(help="Seconds over which the load rises first; not counted.")] = None,
     warmup: Annotated[int | None, typer.Option(help="Requests that come first and do not count.")] = None,
     rounds: Annotated[int | None, typer.Option(help="Windows of each load; rates have intervals from five.")] = None,
-    prompt_tokens: Annotated[int, typer.Option(help="Tokens of each prompt.")] = 128,
-    output_tokens: Annotated[int, typer.Option(help="The most tokens of an answer.")] = 128,
+    prompt_tokens: Annotated[int | None, typer.Option(help="Tokens of each prompt (128).")] = None,
+    output_tokens: Annotated[int | None, typer.Option(help="The most tokens of an answer (128).")] = None,
     tokenizer: Annotated[
-        str | None, typer.Option(help="What counts tokens: a tokenizer.json, its folder, embedded or source.")
+        str | None, typer.Option(help="What counts tokens: a tokenizer.json, its folder, embedded, source, or server.")
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="Prompt text: plain, or .jsonl with prompt or text.")] = None,
     send_ids: Annotated[bool, typer.Option("--send-ids", help="Prompts as token ids (--api completions).")] = False,
@@ -52,62 +50,63 @@ def load(
         list[str] | None,
         typer.Option(help="For goodput: ttft=0.5, first_final=0.5, latency=2, e2e_per_token=20ms, stall=0.2."),
     ] = None,
-    timeout: Annotated[float, typer.Option(help="Seconds until a request counts as timed out.")] = 120.0,
-    retries: Annotated[int, typer.Option(help="Times that a failed request is sent again.")] = 0,
+    timeout: Annotated[float | None, typer.Option(help="Seconds until a request counts as timed out (120).")] = None,
+    retries: Annotated[int | None, typer.Option(help="Times that a failed request is sent again (none).")] = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="A connection of its own for each request.")] = False,
-    together: Annotated[float, typer.Option(help="Chunks within so many seconds are one block.")] = 0.001,
+    together: Annotated[float | None, typer.Option(help="Chunks within so many seconds are one block (0.001).")] = None,
     key_env: Annotated[str | None, typer.Option(help="The environment variable that holds the key.")] = None,
     key_file: Annotated[Path | None, typer.Option(help="A file that holds the key.")] = None,
     price_prompt: Annotated[float | None, typer.Option(help="Money a million prompt tokens.")] = None,
     price_output: Annotated[float | None, typer.Option(help="Money a million output tokens.")] = None,
     spend: Annotated[float | None, typer.Option(help="The most money that may be spent unasked.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Spend what it may cost at a public address.")] = False,
-    seed: Annotated[int, typer.Option(help="Seed of arrivals.")] = 0,
+    seed: Annotated[int | None, typer.Option(help="Seed of arrivals.")] = None,
     out: Annotated[Path | None, typer.Option(help="A new folder for the load.")] = None,
     as_json: Json = False,
 ) -> None:
     """Put a server under load and measure what its users see; two servers are compared in turn."""
     from .load.command import load_command
-    from .load.options import LoadOptions
+    from .load.given import extra_fields, load_options
 
-    options = LoadOptions(
-        targets=tuple(targets),
-        preset=preset,
-        model=model,
-        side=side,
-        api=api,
-        stream=stream,
-        diffusing=diffusing,
-        key_env=key_env,
-        key_file=key_file,
-        tokenizer=tokenizer,
-        prompts=prompts,
-        prompt_tokens=prompt_tokens,
-        output_tokens=output_tokens,
-        send_ids=send_ids,
-        temperature=temperature,
-        extra=tuple(extra or ()),
-        concurrency=concurrency,
-        rate=rate,
-        arrivals=arrivals,
-        sweep=sweep,
-        requests=requests,
-        duration_s=duration,
-        ramp_s=ramp,
-        warmup=warmup,
-        rounds=rounds,
-        timeout_s=timeout,
-        retries=retries,
-        fresh=fresh,
-        objectives=tuple(objective or ()),
-        together_s=together,
-        price_prompt=price_prompt,
-        price_output=price_output,
-        spend=spend,
-        yes=yes,
-        seed=seed,
-        out=out,
-    )
+    servers = {
+        "preset": preset,
+        "model": model,
+        "side": side,
+        "api": api,
+        "diffusing": diffusing,
+        "key_env": key_env,
+        "key_file": key_file,
+        "extra": extra_fields(extra or ()) or None,
+    }
+    loads = {
+        "tokenizer": tokenizer,
+        "prompts": prompts,
+        "prompt_tokens": prompt_tokens,
+        "output_tokens": output_tokens,
+        "send_ids": send_ids,
+        "temperature": temperature,
+        "concurrency": concurrency,
+        "rate": rate,
+        "arrivals": arrivals,
+        "sweep": sweep,
+        "requests": requests,
+        "duration_s": duration,
+        "ramp_s": ramp,
+        "warmup": warmup,
+        "rounds": rounds,
+        "timeout_s": timeout,
+        "retries": retries,
+        "fresh": fresh,
+        "objectives": tuple(objective or ()),
+        "together_s": together,
+        "price_prompt": price_prompt,
+        "price_output": price_output,
+        "spend": spend,
+        "yes": yes,
+        "seed": seed,
+        "out": out,
+    }
+    options = load_options(targets, servers, loads, at_once=not stream)
     document, answered = load_command(options, ("dlmbench", *sys.argv[1:]), console_of(as_json))
     if as_json:
         print_json(document)

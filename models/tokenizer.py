@@ -71,6 +71,10 @@ class Tokenizer:
             return [end for _, end in encoding.offsets]
         return [end for _, end in self._spelt(encoding, text)]
 
+    def spelling(self, token: int) -> str | None:
+        """How the vocabulary spells a token (byte-level ones with a sign for each byte); None for an id without one."""
+        return self._backend.id_to_token(token)
+
     def _encoding(self, text: str) -> tokenizers.Encoding:
         try:
             return self._backend.encode(text, add_special_tokens=False)

@@ -36,7 +36,18 @@ def tables(run: LoadRun) -> list[LoadTable]:
         _faults(run),
         _certificate(run),
     ]
-    return [table for table in found if table.rows]
+    return [_inert(table) for table in found if table.rows]
+
+
+def _inert(table: LoadTable) -> LoadTable:
+    """The table with all that came from a server, a user or a file as plain text."""
+    return LoadTable(
+        plain(table.title),
+        tuple(map(plain, table.headers)),
+        tuple(tuple(map(plain, row)) for row in table.rows),
+        plain(table.note),
+        table.numbers,
+    )
 
 
 def endpoint_name(run: LoadRun, place: int) -> str:

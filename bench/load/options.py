@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from ... import InputError
 from ...profiles.serving.record import Kind, Load
@@ -17,12 +18,10 @@ MOST_REQUESTS = 5_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class LoadOptions:
-    """A load. `targets` are one or two base URLs or preset names; what is given a second time, separated by a comma, is
-    for the second of them. Times are in seconds.
-    """
+class TargetOptions:
+    """A server and how it is asked: `url` is a base URL or a preset's name, `extra` further fields of every request."""
 
-    targets: tuple[str, ...]
+    url: str
     preset: str | None = None
     model: str | None = None
     side: str | None = None
@@ -31,13 +30,20 @@ class LoadOptions:
     diffusing: bool = False
     key_env: str | None = None
     key_file: Path | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadOptions:
+    """A load of one or two servers. Times are in seconds."""
+
+    targets: tuple[TargetOptions, ...]
     tokenizer: str | None = None
     prompts: Path | None = None
     prompt_tokens: int = 128
     output_tokens: int = 128
     send_ids: bool = False
     temperature: float | None = None
-    extra: tuple[str, ...] = ()
     concurrency: str | None = None
     rate: str | None = None
     arrivals: str = "poisson"
@@ -151,10 +157,11 @@ def _check_numbers(options: LoadOptions) -> None:
             raise InputError(f"{flag} {value:g}: expected {low:g} to {high:g}")
     if options.arrivals not in ("poisson", "constant"):
         raise InputError(f"--arrivals {options.arrivals[:40]!r}: expected poisson or constant")
-    if options.api not in ("chat", "completions"):
-        raise InputError(f"--api {options.api[:40]!r}: expected chat or completions")
-    if options.send_ids and options.api != "completions":
-        raise InputError("--send-ids: token ids are a prompt of --api completions alone")
+    for target in options.targets:
+        if target.api not in ("chat", "completions"):
+            raise InputError(f"--api {target.api[:40]!r}: expected chat or completions")
+        if options.send_ids and target.api != "completions":
+            raise InputError("--send-ids: token ids are a prompt of --api completions alone")
     if (options.price_prompt is None) != (options.price_output is None):
         raise InputError("--price-prompt and --price-output: give both, in money a million tokens")
     if not 1 <= len(options.targets) <= 2:

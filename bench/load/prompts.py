@@ -10,11 +10,13 @@ from typing import Any
 
 from ... import InputError
 from ...models.endpoints.endpoint import Endpoint
+from ...models.endpoints.server_tokenizer import server_tokenizer
 from ...models.prompts import PromptSource, default_prompts, load_prompts
 from ...models.tokenizer import Tokenizer, embedded_tokenizer
 from ..tokenizers import EMBEDDED, SOURCE, tokenizer_of
 from .targets import Target
 
+SERVER = "server"
 # Bodies made before a window opens; a load that sends more begins anew with the first, which the record says.
 POOL = 4096
 
@@ -41,7 +43,9 @@ def counting_of(reference: str | None, prompts: Path | None, targets: list[Targe
     if it is one that ships. Raises InputError.
     """
     tokenizer, why = None, ""
-    if reference is not None:
+    if reference == SERVER:
+        tokenizer = _of_the_server(targets)
+    elif reference is not None:
         tokenizer = tokenizer_of(reference)
     else:
         tokenizer = _theirs(targets)
@@ -49,6 +53,14 @@ def counting_of(reference: str | None, prompts: Path | None, targets: list[Targe
     cutting = tokenizer or embedded_tokenizer()
     source = default_prompts(cutting) if prompts is None else load_prompts(prompts, cutting)
     return Counting(tokenizer, source, why)
+
+
+def _of_the_server(targets: list[Target]) -> Tokenizer:
+    """The tokenizer that the first server answers with: both are measured on the same prompts."""
+    target = targets[0]
+    if target.preset.tokenize is None:
+        raise InputError(f"--tokenizer server: {target.preset.title} has none to be asked; give a tokenizer.json")
+    return server_tokenizer(target.endpoint, target.preset.tokenize)
 
 
 def _theirs(targets: list[Target]) -> Tokenizer | None:

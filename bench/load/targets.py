@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 
 from ... import InputError
 from ...models.endpoints.endpoint import Endpoint, Side, base_url, is_public
-from ...models.endpoints.key import key_from
+from ...models.endpoints.key import Key, key_from
 from ...models.endpoints.presets import GENERIC, Preset, preset, presets
 from ...profiles.serving.record import EndpointRecord
-from .options import LoadOptions
+from .options import LoadOptions, TargetOptions
 
 _ASK_S = 10.0
 _ANSWER_B = 1 << 20
@@ -50,99 +50,69 @@ class Target:
 
 
 def targets_of(options: LoadOptions) -> list[Target]:
-    """All targets. Raises InputError for what cannot be asked: no such preset, no URL, no model."""
-    count = len(options.targets)
-    named = [_each(flag, text, count) for flag, text in (
-        ("--preset", options.preset), ("--model", options.model), ("--side", options.side),
-        ("--key-env", options.key_env),
-    )]  # fmt: skip
-    extra = extra_fields(options.extra)
-    return [
-        _target(place, options, extra, *(values[number] for values in named))
-        for number, place in enumerate(options.targets)
-    ]
+    """All targets. Raises InputError for what cannot be asked: no such preset, no URL, no model, no key where named."""
+    return [target_of(given) for given in options.targets]
 
 
-def _each(flag: str, text: str | None, count: int) -> list[str | None]:
-    """One value a target: the same for all, or one each, with a comma."""
-    if text is None:
-        return [None] * count
-    parts = [part.strip() for part in text.split(",")]
-    if len(parts) == 1:
-        return [parts[0]] * count
-    if len(parts) != count or not all(parts):
-        raise InputError(f"{flag} {text[:80]!r}: expected one value, or one for each of {count} targets")
-    return [*parts]
-
-
-def _target(
-    place: str,
-    options: LoadOptions,
-    extra: dict[str, Any],
-    preset_name: str | None,
-    model: str | None,
-    side: str | None,
-    key_env: str | None,
-) -> Target:
-    known = None if "://" in place else preset(place) if place in presets() else None
-    if known is None and "://" not in place:
+def target_of(given: TargetOptions) -> Target:
+    """One target. The server is asked what models it has, unless a model is named and nothing else is to be learnt."""
+    known = preset(given.url) if given.url in presets() else None
+    if known is None and "://" not in given.url:
         names = ", ".join(presets())
-        raise InputError(f"{place[:80]!r}: expected a URL such as http://127.0.0.1:8000/v1, or one of {names}")
-    if preset_name is not None and known is not None:
-        raise InputError(f"--preset {preset_name}: {place} is a preset already; give a URL with it")
-    url = base_url(place if known is None else _url(known))
-    chosen = known or (preset(preset_name) if preset_name is not None else None)
-    key = key_from(key_env or (chosen.key_env if chosen else None), options.key_file)
-    if key is None and key_env is not None:
-        raise InputError(f"--key-env {key_env[:60]}: the variable is not set; export the key there")
+        raise InputError(f"{given.url[:80]!r}: expected a URL such as http://127.0.0.1:8000/v1, or one of {names}")
+    if given.preset is not None and known is not None:
+        raise InputError(f"--preset {given.preset}: {given.url} is a preset already; give a URL with it")
+    url = base_url(given.url if known is None else _url(known))
+    public = is_public(url)
+    chosen = known or (preset(given.preset) if given.preset is not None else None)
+    key = _key(given, chosen, url, public)
     listed = _models(url, None if key is None else key.header())
     about: dict[str, Any] = next((entry["dlmbench"] for entry in listed if isinstance(entry.get("dlmbench"), dict)), {})
-    if chosen is None:
-        chosen = preset("dlmbench" if about else GENERIC)
-        key = key or key_from(chosen.key_env, None)
-    found = model or chosen.model or _only(listed, url)
-    if side is not None and side not in ("ar", "diffusion"):
-        raise InputError(f"--side {side[:40]!r}: expected ar or diffusion")
-    if options.diffusing and chosen.diffusing is None:
+    chosen = chosen or preset("dlmbench" if about else GENERIC)
+    if given.side is not None and given.side not in ("ar", "diffusion"):
+        raise InputError(f"--side {given.side[:40]!r}: expected ar or diffusion")
+    if given.diffusing and not given.stream:
+        raise InputError("--diffusing: is a kind of stream; leave out --no-stream")
+    if given.diffusing and chosen.diffusing is None:
         raise InputError(f"--diffusing: {chosen.title} has no such stream")
-    sided: Side | None = side or chosen.side or about.get("side")  # type: ignore[assignment]
+    sided: Side | None = given.side or chosen.side or _side(about)  # type: ignore[assignment]
     endpoint = Endpoint(
         url=url,
-        model=found,
+        model=given.model or chosen.model or _only(listed, url),
         side=sided,
-        style="completions" if options.api == "completions" else "chat",
-        stream=options.stream,
+        style="completions" if given.api == "completions" else "chat",
+        stream=given.stream,
         ignore_eos=chosen.ignore_eos,
-        replaces=options.diffusing,
+        replaces=given.diffusing,
         diffusing=chosen.diffusing,
-        extra={**({"dlmbench_stamps": True} if about else {}), **extra},
+        extra={**({"dlmbench_stamps": True} if about else {}), **given.extra},
         key=key,
         preset=chosen.name,
     )
-    public = is_public(url)
+    return Target(endpoint, chosen, about, public)
+
+
+def _key(given: TargetOptions, chosen: Preset | None, url: str, public: bool) -> Key | None:
+    """The key for a server: named by the user, or by the preset that the user named. No other variable is read: a key
+    is sent to whom it belongs, and not to whatever server is measured next."""
+    name = given.key_env or (chosen.key_env if chosen else None)
+    key = key_from(name, given.key_file)
+    if key is None and given.key_env is not None:
+        raise InputError(f"--key-env {given.key_env[:60]}: the variable is not set; export the key there")
     if key is not None and public and urlsplit(url).scheme == "http":
         raise InputError(f"{url}: a key would go over the open network unencrypted; use https")
-    return Target(endpoint, chosen, about, public)
+    return key
+
+
+def _side(about: dict[str, Any]) -> str | None:
+    side = about.get("side")
+    return side if side in ("ar", "diffusion") else None
 
 
 def _url(known: Preset) -> str:
     if known.url is None:
         raise InputError(f"{known.name}: names no server; give a URL, with --preset {known.name} if you like")
     return known.url
-
-
-def extra_fields(given: Sequence[str]) -> dict[str, Any]:
-    """`name=JSON` fields of every request; what is no JSON is a text. Raises InputError."""
-    found: dict[str, Any] = {}
-    for entry in given:
-        name, separator, value = entry.partition("=")
-        if not separator or not name.strip():
-            raise InputError(f"--extra {entry[:60]!r}: expected NAME=VALUE, a field of every request")
-        try:
-            found[name.strip()] = json.loads(value)
-        except (ValueError, RecursionError):
-            found[name.strip()] = value
-    return found
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):

@@ -39,6 +39,7 @@ def make_app(backend: Backend) -> web.Application:
             web.post("/v1/completions", server.completions),
             web.post("/v1/chat/completions", server.chat),
             web.post("/tokenize", server.tokenize),
+            web.post("/detokenize", server.detokenize),
         ]
     )
 
@@ -91,7 +92,16 @@ class _Server:
             ids = self._backend.tokenizer.encode(prompt)
         except (ValueError, KeyError, TypeError, RecursionError):
             raise RefusedError(400, "invalid_request_error", "prompt: expected a text") from None
-        return web.json_response({"count": len(ids), "tokens": ids})
+        strings = [self._backend.tokenizer.spelling(token) for token in ids]
+        return web.json_response({"count": len(ids), "tokens": ids, "token_strs": strings})
+
+    async def detokenize(self, request: web.Request) -> web.Response:
+        try:
+            ids = (await request.json())["tokens"]
+            text = self._backend.tokenizer.decode(ids)
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
+            raise RefusedError(400, "invalid_request_error", "tokens: expected an array of token ids") from None
+        return web.json_response({"prompt": text})
 
     async def completions(self, request: web.Request) -> web.StreamResponse:
         return await self._answer(request, chat=False)

@@ -218,10 +218,24 @@ def test_a_key_does_not_go_over_the_open_network(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MY_KEY", SECRET)
-    monkeypatch.setattr("dlmbench.bench.load.targets._models", lambda *_: [])
+    asked: list[object] = []
+    monkeypatch.setattr("dlmbench.bench.load.targets._models", lambda *given: asked.append(given) or [])
     code, _, err = load(capsys, "http://8.8.8.8/v1", "--model", "m", "--key-env", "MY_KEY", "--out", tmp_path / "x")
     assert code == 2
     assert "unencrypted" in err
+    assert not asked
+
+
+def test_a_key_in_the_environment_goes_to_nobody_whom_it_was_not_meant_for(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, serving: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("OPENAI_API_KEY", "INCEPTION_API_KEY", "VLLM_API_KEY"):
+        monkeypatch.setenv(name, SECRET)
+    with serving.served(Scripted(Schedule(0.0, 0.0, 64))) as url:
+        flags = ("--requests", 1, "--warmup", 0, "--output-tokens", 4, "--prompt-tokens", 8)
+        assert measured(capsys, tmp_path / "a", url, *flags).run.endpoints[0].key is None
+        named = measured(capsys, tmp_path / "b", url, "--preset", "vllm", *flags)
+    assert named.run.endpoints[0].key == "environment variable VLLM_API_KEY"
 
 
 def test_show_and_report_read_a_load(capsys: pytest.CaptureFixture[str], tmp_path: Path, serving: ModuleType) -> None:
@@ -244,6 +258,24 @@ def test_show_and_report_read_a_load(capsys: pytest.CaptureFixture[str], tmp_pat
     assert end.value.code in (0, None)
     assert page.read_bytes() == before
     assert b"goodput" in before
+
+
+def test_the_server_counts_with_its_own_tokenizer(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, serving: ModuleType
+) -> None:
+    with serving.served(Scripted(Schedule(0.0, 0.01, 4))) as url:
+        flags = ("--requests", 2, "--output-tokens", 8, "--prompt-tokens", 8, "--warmup", 0)
+        asked = measured(capsys, tmp_path / "a", url, *flags, "--tokenizer", "server")
+        known = measured(capsys, tmp_path / "b", url, *flags, "--tokenizer", "embedded")
+        refused = load(capsys, url, "--preset", "transformers", *flags, "--tokenizer", "server")
+    assert asked.run.tokenizer["name"] == "the server's (scripted)"
+    assert [[final for _, final in r.chunks] for r in asked.requests] == [[4, 8]] * 2
+    assert [r.tokens for r in asked.requests] == [r.tokens for r in known.requests]
+    # The very prompts, cut by either.
+    bodies = [run.prompts["sha256_of_bodies"] for run in (asked.run, known.run)]
+    assert bodies[0] == bodies[1]
+    assert refused[0] == 2
+    assert "has none to be asked" in refused[2]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

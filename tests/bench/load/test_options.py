@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,14 +14,16 @@ from hypothesis import strategies as st
 
 from dlmbench import InputError
 from dlmbench.bench.load.arrivals import due_times
-from dlmbench.bench.load.options import LoadOptions, objectives, planned
+from dlmbench.bench.load.given import extra_fields, load_options, read_load_file
+from dlmbench.bench.load.options import LoadOptions, TargetOptions, objectives, planned
 from dlmbench.bench.load.spend import check_spending
-from dlmbench.bench.load.targets import Target, extra_fields
+from dlmbench.bench.load.targets import Target
 from dlmbench.models.endpoints.endpoint import Endpoint
 from dlmbench.models.endpoints.presets import preset
 from dlmbench.profiles.serving.record import Load
 
-OPTIONS = LoadOptions(("http://127.0.0.1:1/v1",))
+OPTIONS = LoadOptions((TargetOptions("http://127.0.0.1:1/v1"),))
+TWO = (TargetOptions("http://a/v1"), TargetOptions("http://b/v1"))
 
 
 def target(public: bool = True) -> Target:
@@ -31,7 +34,7 @@ def test_defaults_are_a_short_closed_loop() -> None:
     plan = planned(OPTIONS)
     assert [load.key for load in plan.levels] == ["concurrency=1"]
     assert (plan.requests, plan.rounds, plan.retries, plan.duration_s) == (100, 1, 0, 60.0)
-    pair = planned(replace(OPTIONS, targets=("http://a/v1", "http://b/v1")))
+    pair = planned(replace(OPTIONS, targets=TWO))
     assert (pair.requests, pair.rounds) == (20, 5)
     assert planned(replace(OPTIONS, concurrency="2,64")).requests == 256
     open_loop = planned(replace(OPTIONS, rate="0.5,2", arrivals="constant"))
@@ -46,10 +49,11 @@ def test_defaults_are_a_short_closed_loop() -> None:
         ({"concurrency": "1,1"}, "twice"), ({"concurrency": "1", "rate": "1"}, "closed or open"),
         ({"rate": "nan"}, "'nan'"), ({"concurrency": "x"}, "'x'"),
         ({"rate": "-1"}, "'-1'"), ({"rate": "1e5", "duration_s": 1e4}, "shorten"), ({"arrivals": "x"}, "--arrivals"),
-        ({"api": "x"}, "--api"), ({"send_ids": True}, "--send-ids"), ({"requests": 0}, "--requests"),
+        ({"targets": (TargetOptions("a", api="x"),)}, "--api"), ({"send_ids": True}, "--send-ids"),
+        ({"requests": 0}, "--requests"),
         ({"duration_s": 0}, "--duration"), ({"timeout_s": math.nan}, "--timeout"), ({"retries": 99}, "--retries"),
         ({"prompt_tokens": 0}, "--prompt-tokens"), ({"price_prompt": 1.0}, "give both"), ({"warmup": -1}, "--warmup"),
-        ({"targets": ("a", "b", "c")}, "3 targets"), ({"sweep": True, "targets": ("a", "b")}, "--sweep"),
+        ({"targets": (*TWO, *TWO)}, "4 targets"), ({"sweep": True, "targets": TWO}, "--sweep"),
         ({"objectives": ("speed=1",)}, "--objective"), ({"objectives": ("ttft=0",)}, "--objective"),
         ({"objectives": ("ttft=1.2.3",)}, "--objective"), ({"temperature": math.inf}, "--temperature"),
     ],
@@ -112,3 +116,62 @@ def test_little_is_sent_unasked_and_so_is_what_is_within_the_price() -> None:
     check_spending(little, planned(little), [target()])
     priced = replace(OPTIONS, requests=1000, warmup=0, price_prompt=1.0, price_output=10.0, spend=2.0)
     check_spending(priced, planned(priced), [target()])
+
+
+FILE = """
+[load]
+concurrency = [1, 8]
+output_tokens = 32
+objectives = { ttft = 0.5 }
+prompts = "texts.txt"
+
+[[load.endpoint]]
+url = "http://127.0.0.1:8000/v1"
+side = "ar"
+extra = { top_k = 5 }
+
+[[load.endpoint]]
+url = "mercury"
+diffusing = true
+key_file = "key"
+"""
+
+
+def test_a_file_says_what_flags_say(tmp_path: Path) -> None:
+    file = tmp_path / "load.toml"
+    file.write_text(FILE)
+    found = read_load_file(file)
+    first, second = found.targets
+    assert (first.url, first.side, first.extra) == ("http://127.0.0.1:8000/v1", "ar", {"top_k": 5})
+    assert (second.url, second.diffusing, second.key_file) == ("mercury", True, tmp_path / "key")
+    assert (found.concurrency, found.output_tokens, found.prompts) == ("1,8", 32, tmp_path / "texts.txt")
+    assert planned(found).objectives == {"ttft": 0.5}
+    merged = load_options([str(file)], {"model": None}, {"rate": "2", "output_tokens": 64, "warmup": 0, "yes": False})
+    assert (merged.rate, merged.concurrency, merged.output_tokens, merged.warmup) == ("2", None, 64, 0)
+    with pytest.raises(InputError, match="says it of each endpoint"):
+        load_options([str(file)], {"model": "m"}, {})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "expected one table"), ("[load]\n[other]", "expected one table"), ("[load]\n", "load.endpoint"),
+        ("[load]\nspeed = 1\n[[load.endpoint]]\nurl = 'x'", "load.speed"), ("x", "cannot be read"),
+        ("[load]\nrequests = 1.5\n[[load.endpoint]]\nurl = 'x'", "load.requests"),
+        ("[load]\n[[load.endpoint]]\nurl = 3", "load.endpoint.0.url"),
+        ("[load]\n[[load.endpoint]]\nurl = 'x'\nkey = 'sk'", "load.endpoint.0.key"),
+    ],
+)  # fmt: skip
+def test_what_is_no_file_of_a_load(tmp_path: Path, text: str, said: str) -> None:
+    file = tmp_path / "load.toml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=said):
+        read_load_file(file)
+
+
+def test_flags_of_two_servers() -> None:
+    found = load_options(["http://a/v1", "http://b/v1"], {"model": "m, n", "side": "ar,diffusion", "api": "chat"}, {})
+    assert [(t.model, t.side, t.api, t.stream) for t in found.targets] == [
+        ("m", "ar", "chat", True), ("n", "diffusion", "chat", True)
+    ]  # fmt: skip
+    assert not load_options(["http://a/v1"], {}, {}, at_once=True).targets[0].stream
