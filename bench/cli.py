@@ -426,10 +426,10 @@ def gate(
 
 @app.command("list")
 def list_(
-    what: Annotated[str, typer.Argument(help="suites, pairs, generators, devices or metrics.")] = "all",
+    what: Annotated[str, typer.Argument(help="suites, pairs, generators, endpoints, devices or metrics.")] = "all",
     as_json: Json = False,
 ) -> None:
-    """List what can be measured: suites, pairs, generators, devices, metrics."""
+    """List what can be measured: suites, pairs, generators, endpoints, devices, metrics."""
     from .listing import listing, show_listing
 
     document = listing(what)

@@ -1,4 +1,4 @@
-"""`dlmbench list`: suites, pairs, generators, devices, metrics."""
+"""`dlmbench list`: suites, pairs, generators, endpoints, devices, metrics."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import InputError
+from ..models.endpoints.presets import presets
 from ..models.names import BUILT_IN, RANDOM, TRAINED, BuiltIn
 from ..models.pairs import Pair, load_pair, pair_names
 from ..models.plugins import ENTRY_POINTS
@@ -27,6 +28,7 @@ def listing(what: str) -> dict[str, Rows]:
         "suites": _suites,
         "pairs": _pairs,
         "generators": _generators,
+        "endpoints": _endpoints,
         "devices": _devices,
         "metrics": _metrics,
     }
@@ -61,6 +63,17 @@ def _generators() -> Rows:
     rows = [{"name": name, "description": _described(entry)} for name, entry in BUILT_IN.items()]
     installed = [{"name": e.name, "description": f"plug-in: {e.value}"} for e in entry_points(group=ENTRY_POINTS)]
     return [*rows, *installed, {"name": "FILE.py:FACTORY", "description": "a factory in a file or module of yours"}]
+
+
+def _endpoints() -> Rows:
+    """The servers that `dlmbench load` knows by name."""
+    rows: Rows = []
+    for name, known in presets().items():
+        parts = [known.title, known.url or "any URL"]
+        parts += [f"key {known.key_env}"] if known.key_env else []
+        parts += [known.note] if known.note else []
+        rows.append({"name": name, "description": "; ".join(parts)})
+    return rows
 
 
 def _described(entry: BuiltIn) -> str:

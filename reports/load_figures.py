@@ -159,14 +159,21 @@ def _typical(stored: StoredLoad, level: Level) -> RequestRecord | None:
 def _curve(level: Level) -> list[tuple[int, Value]]:
     found = []
     for name, value in level.metrics.items():
-        if name.startswith("serving.time_to_k_s[") and value.value is not None:
-            found.append((int(name.partition("[")[2][:-1]), value))
+        k = name.partition("[")[2][:-1]
+        if name.startswith("serving.time_to_k_s[") and k.isascii() and k.isdigit() and 1 <= int(k) <= 10**9:
+            found += [(int(k), value)] if value.value is not None and _drawable(value) else []
     return sorted(found)
 
 
 def _number(level: Level, name: str) -> float:
+    """A metric's value, 0 where there is none that can be drawn."""
     value = level.metrics.get(name)
-    return 0.0 if value is None or value.value is None else value.value
+    return value.value if value is not None and _drawable(value) and value.value else 0.0
+
+
+def _drawable(value: Value) -> bool:
+    """Whether a value and its interval fit on a logarithmic axis: a file may hold anything."""
+    return all(v is None or 1e-9 <= v <= 1e12 for v in (value.value, value.low, value.high))
 
 
 def _error(axes: object, level: Level, x: str, y: str, colour: str) -> None:

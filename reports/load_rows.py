@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..profiles.metrics import METRICS
 from ..profiles.record import Value
-from ..profiles.serving.record import EndpointRecord, Level, LoadRun
+from ..profiles.serving.record import EndpointRecord, Level, LoadRun, LoadSettings
 from .format import MISSING, SIDES, format_interval, format_point, percent
 from .plain import plain
 
@@ -129,7 +129,7 @@ def _portions(run: LoadRun) -> LoadTable:
     names = ("chunk_gap_s", "block_gap_s", "block_tokens", "blocks", "stall_s", "revised_share")
     keys = [f"serving.{name}[p50]" for name in names] + ["serving.stall_s[p99]"]
     rows = [(level_name(run, level), *_cells(level, keys)) for level in run.levels]
-    together = 1e3 * float(run.settings.get("together_s", 0))
+    together = 1e3 * run.settings.together_s
     note = (
         "Medians over requests. A chunk is what the server chose to send; chunks that followed each other within "
         f"{together:g} ms are one block. A gap is never divided by the tokens in it."
@@ -206,15 +206,14 @@ def _difference(seen: Value | None, told: Value | None) -> str:
 
 def _saturation(run: LoadRun) -> LoadTable:
     found = run.saturation
-    if not found:
+    if found is None:
         return LoadTable("Saturation", (), ())
-    name = "concurrency" if found["kind"] == "closed" else "requests/s offered"
+    name = "concurrency" if found.kind == "closed" else "requests/s offered"
     rows = [
-        (f"{entry['value']:g}" + (" (saturated)" if entry["value"] == found["saturated_at"] else ""),
-         f"{entry['requests_s']:.3g}")
-        for entry in found["requests_s"]
+        (f"{level.value:g}" + (" (saturated)" if level.value == found.at else ""), f"{level.requests_s:.3g}")
+        for level in found.levels
     ]  # fmt: skip
-    note = f"Saturated: {found['rule']}. The sweep ended: {found['ended']}."
+    note = f"Saturated: {found.rule}. The sweep ended: {found.ended}."
     return LoadTable("Saturation", (name, "answered requests/s"), tuple(rows), note)
 
 
@@ -245,18 +244,18 @@ def facts(run: LoadRun) -> list[tuple[str, str]]:
     """How it was measured, line by line."""
     settings, tokenizer = run.settings, run.tokenizer
     found = [(f"server {n}", _server_words(each)) for n, each in enumerate(run.endpoints, 1)]
-    name = tokenizer.get("name")
-    found.append(("tokens counted by", plain(str(name)) if name else plain(str(tokenizer.get("why", MISSING)))))
-    source, form = plain(str(run.prompts.get("source"))), run.prompts.get("as")
-    found.append(("prompts", f"{run.prompts.get('tokens'):,} tokens of {source}, sent as {form}; a new one each"))
-    found.append(("output", f"at most {settings['output_tokens']:,} tokens"))
-    limit = f"{settings['requests']:,} requests" if settings.get("requests") else "any number of requests"
-    found.append(("a window", f"{limit}, at most {settings['duration_s']:g} s, after {_before(settings)}"))
-    found.append(("rounds", f"{settings['rounds']}"))
-    found.append(("connections", str(settings["connections"])))
-    retries = settings["retries"]
+    found.append(("tokens counted by", plain(tokenizer.name or tokenizer.why or MISSING)))
+    prompts = run.prompts
+    words = f"{prompts.tokens:,} tokens of {plain(prompts.source)}, sent as {prompts.form}; a new one for each request"
+    found.append(("prompts", words))
+    found.append(("output", f"at most {settings.output_tokens:,} tokens"))
+    limit = f"{settings.requests:,} requests" if settings.requests else "any number of requests"
+    found.append(("a window", f"{limit}, at most {settings.duration_s:g} s, after {_before(settings)}"))
+    found.append(("rounds", f"{settings.rounds}"))
+    found.append(("connections", plain(settings.connections)))
+    retries = settings.retries
     found.append(("retries", f"up to {retries} a request, whose wait counts" if retries else "none"))
-    found.append(("time limit of a request", f"{settings['timeout_s']:g} s"))
+    found.append(("time limit of a request", f"{settings.timeout_s:g} s"))
     if run.objectives:
         found.append(("objectives", ", ".join(f"{n} ≤ {v:g} s" for n, v in run.objectives.items())))
     if run.duration_s is not None:
@@ -278,9 +277,8 @@ def _server_words(endpoint: EndpointRecord) -> str:
     return "; ".join(parts)
 
 
-def _before(settings: dict[str, object]) -> str:
-    warmup = settings.get("warmup")
-    ramp = float(settings.get("ramp_s") or 0)  # type: ignore[arg-type]
+def _before(settings: LoadSettings) -> str:
+    warmup, ramp = settings.warmup, settings.ramp_s
     words = "a warm-up" if warmup is None else f"{warmup} requests of warm-up"
     return words + (f" and a ramp of {ramp:g} s" if ramp else "")
 

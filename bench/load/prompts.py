@@ -13,6 +13,7 @@ from ...models.endpoints.endpoint import Endpoint
 from ...models.endpoints.server_tokenizer import server_tokenizer
 from ...models.prompts import PromptSource, default_prompts, load_prompts
 from ...models.tokenizer import Tokenizer, embedded_tokenizer
+from ...profiles.serving.record import Tokens
 from ..tokenizers import EMBEDDED, SOURCE, tokenizer_of
 from .targets import Target
 
@@ -31,11 +32,11 @@ class Counting:
     prompts: PromptSource
     why: str = ""
 
-    def record(self) -> dict[str, Any]:
+    def record(self) -> Tokens:
         """How tokens are counted."""
         if self.tokenizer is None:
-            return {"name": None, "why": self.why, "prompts_cut_by": self.prompts.tokenizer.name}
-        return {"name": self.tokenizer.name, "sha256": self.tokenizer.sha256}
+            return Tokens(name=None, why=self.why, prompts_cut_by=self.prompts.tokenizer.name)
+        return Tokens(name=self.tokenizer.name, sha256=self.tokenizer.sha256)
 
 
 def counting_of(reference: str | None, prompts: Path | None, targets: list[Target]) -> Counting:

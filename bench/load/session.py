@@ -8,12 +8,22 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from ... import __version__
 from ...models.endpoints.client import Limits
 from ...profiles.environment import capture_environment, read_moment
-from ...profiles.serving.record import Level, Load, LoadRun, Ratio, RequestRecord, Window
+from ...profiles.serving.record import (
+    Level,
+    Load,
+    LoadRun,
+    LoadSettings,
+    Offered,
+    Prompts,
+    Ratio,
+    RequestRecord,
+    Saturation,
+    Window,
+)
 from ...profiles.serving.store import append_requests, write_load
 from ...profiles.serving.summary import Price, level_metrics, ratios
 from ..folders import new_id
@@ -47,6 +57,7 @@ class Session:
     command: Sequence[str]
     said: Callable[[str], None]
     _windows: list[Window] = field(default_factory=list)
+    _levels: dict[tuple[Load, int], Level] = field(default_factory=dict)
     _requests: dict[int, list[RequestRecord]] = field(default_factory=dict)
     _warnings: list[str] = field(default_factory=list)
 
@@ -66,7 +77,7 @@ class Session:
             )
             for target in self.targets
         ]
-        saturation: dict[str, Any] = {}
+        saturation = None
         if self.plan.sweep:
             saturation = self._sweep(bodies, record)
         else:
@@ -81,7 +92,9 @@ class Session:
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
                 "duration_s": round(time.monotonic() - begin, 3),
                 "saturation": saturation,
-                "prompts": record.prompts | {"sha256_of_bodies": [each.digest.hexdigest() for each in bodies]},
+                "prompts": record.prompts.model_copy(
+                    update={"sha256_of_bodies": tuple(each.digest.hexdigest() for each in bodies)}
+                ),
                 "environment": record.environment | {"after": read_moment()},
             }
         )
@@ -98,28 +111,29 @@ class Session:
             command=tuple(self.command),
             endpoints=endpoints,
             tokenizer=self.counting.record(),
-            prompts={
-                "source": source.name,
-                "sha256": source.sha256,
-                "tokens": options.prompt_tokens,
-                "as": "token ids" if options.send_ids else "text",
-            },
-            settings={
-                "output_tokens": options.output_tokens,
-                "temperature": options.temperature,
-                "requests": plan.requests,
-                "duration_s": plan.duration_s,
-                "ramp_s": plan.ramp_s,
-                "warmup": plan.warmup,
-                "rounds": plan.rounds,
-                "timeout_s": plan.timeout_s,
-                "retries": plan.retries,
-                "connections": "a new one for each request" if options.fresh else "kept and used again",
-                "together_s": options.together_s,
-                "sweep": plan.sweep,
-                "seed": options.seed,
-                "prices": {"prompt": options.price_prompt, "output": options.price_output},
-            },
+            prompts=Prompts(
+                source=source.name,
+                sha256=source.sha256,
+                tokens=options.prompt_tokens,
+                form="token ids" if options.send_ids else "text",
+            ),
+            settings=LoadSettings(
+                output_tokens=options.output_tokens,
+                temperature=options.temperature,
+                requests=plan.requests,
+                duration_s=plan.duration_s,
+                ramp_s=plan.ramp_s,
+                warmup=plan.warmup,
+                rounds=plan.rounds,
+                timeout_s=plan.timeout_s,
+                retries=plan.retries,
+                connections="a new one for each request" if options.fresh else "kept and used again",
+                together_s=options.together_s,
+                sweep=plan.sweep,
+                seed=options.seed,
+                price_prompt=options.price_prompt,
+                price_output=options.price_output,
+            ),
             objectives=plan.objectives,
             certificate=certificate(endpoints),
             unknown=UNKNOWN if len(endpoints) == 2 else (),
@@ -168,10 +182,14 @@ class Session:
         append_requests(self.folder, requests)
         self._windows.append(window)
         self._requests[number] = counted
+        own = [w for w in self._windows if (w.load, w.endpoint) == (load, endpoint)]
+        self._levels[load, endpoint] = level_of(
+            own, self._requests, plan.objectives, self.options.together_s, price_of(self.options)
+        )
         write_load(self.folder, self._summed(record))
         return window
 
-    def _sweep(self, bodies: Sequence[Bodies], record: LoadRun) -> dict[str, Any]:
+    def _sweep(self, bodies: Sequence[Bodies], record: LoadRun) -> Saturation:
         """Double the load until it brings nothing more: the levels' throughput, and where it is saturated."""
         kind, value = self.plan.levels[0].kind, self.plan.levels[0].value
         rates: list[tuple[float, float]] = []
@@ -197,25 +215,20 @@ class Session:
             value *= 2
         best = max(rate for _, rate in rates)
         level = next(value for value, rate in rates if rate >= _SATURATED * best)
-        return {
-            "kind": kind,
-            "requests_s": [{"value": value, "requests_s": rate} for value, rate in rates],
-            "saturated_at": level if best > 0 else None,
-            "rule": f"the least load with {_SATURATED:.0%} of the highest rate of answered requests",
-            "ended": why,
-        }
+        return Saturation(
+            kind=kind,
+            levels=tuple(Offered(value=value, requests_s=rate) for value, rate in rates),
+            at=level if best > 0 else None,
+            rule=f"the least load with {_SATURATED:.0%} of the highest rate of answered requests",
+            ended=why,
+        )
 
     def _summed(self, record: LoadRun) -> LoadRun:
         """The record with all that is known by now."""
-        levels, seen = [], dict.fromkeys((window.load, window.endpoint) for window in self._windows)
-        together, price = self.options.together_s, price_of(self.options)
-        for load, endpoint in seen:
-            windows = [w for w in self._windows if (w.load, w.endpoint) == (load, endpoint)]
-            levels.append(level_of(windows, self._requests, self.plan.objectives, together, price))
         return record.model_copy(
             update={
                 "windows": tuple(self._windows),
-                "levels": tuple(levels),
+                "levels": tuple(self._levels.values()),
                 "ratios": tuple(self._ratios(record)),
                 "warnings": tuple(dict.fromkeys([*record.warnings, *self._warnings])),
             }

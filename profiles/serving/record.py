@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
 
 from ..record import CertificateRow, Reason, Side, Value
 from ..stored import Stored
@@ -12,6 +14,13 @@ Kind = Literal["closed", "poisson", "constant"]
 Outcome = Literal["ok", "failed"]
 # Requests of a ramp or a warm-up are kept and not counted.
 Part = Literal["warmup", "ramp", "counted"]
+
+
+# Nothing here takes thirty years; what says so is no record.
+Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+# A warm-up request is sent before its window begins.
+Moment = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, le=10**12)]
 
 
 class EndpointRecord(Stored):
@@ -37,7 +46,7 @@ class Load(Stored):
     """
 
     kind: Kind
-    value: float
+    value: float = Field(gt=0, le=1e6, allow_inf_nan=False)
 
     @property
     def key(self) -> str:
@@ -60,23 +69,23 @@ class RequestRecord(Stored):
     status: Outcome
     reason: Reason | None = None
     http_status: int | None = None
-    due_s: float
-    sent_s: float
-    headers_s: float | None = None
-    closed_s: float
+    due_s: Moment
+    sent_s: Moment
+    headers_s: Seconds | None = None
+    closed_s: Seconds
     reused: bool | None = None
-    retries: int = 0
+    retries: Count = 0
     retry_after_s: float | None = None
-    prompt_tokens: int | None = None
-    usage_prompt_tokens: int | None = None
-    output_tokens: int | None = None
-    hidden_tokens: int = 0
-    usage_output_tokens: int | None = None
-    tokens: int | None = None
+    prompt_tokens: Count | None = None
+    usage_prompt_tokens: Count | None = None
+    output_tokens: Count | None = None
+    hidden_tokens: Count = 0
+    usage_output_tokens: Count | None = None
+    tokens: Count | None = None
     finish_reason: str | None = None
-    chunks: tuple[tuple[float, int], ...] = ()
-    visible_s: float | None = None
-    revised: int = 0
+    chunks: tuple[tuple[Seconds, Count], ...] = ()
+    visible_s: Seconds | None = None
+    revised: Count = 0
     notes: tuple[str, ...] = ()
     served: dict[str, Any] = {}
 
@@ -91,7 +100,7 @@ class Window(Stored):
     endpoint: int
     load: Load
     began: str
-    seconds: float = 0.0
+    seconds: Seconds = 0.0
     stopped_by: str = ""
     most_open: int = 0
     warnings: tuple[str, ...] = ()
@@ -102,10 +111,10 @@ class Level(Stored):
 
     endpoint: int
     load: Load
-    windows: int
-    requests: int
+    windows: Count
+    requests: Count
     metrics: dict[str, Value]
-    faults: dict[str, int] = {}
+    faults: dict[str, Count] = {}
     usage_differs: str | None = None
     notes: tuple[str, ...] = ()
 
@@ -117,6 +126,62 @@ class Ratio(Stored):
     metrics: dict[str, Value]
 
 
+class Tokens(Stored):
+    """How tokens were counted: by the tokenizer `name`, or by the server alone, and `why`."""
+
+    name: str | None
+    sha256: str | None = None
+    why: str | None = None
+    prompts_cut_by: str | None = None
+
+
+class Prompts(Stored):
+    """What was sent: `tokens` of text from `source`, as `form`. `sha256_of_bodies`: of each server's requests."""
+
+    source: str
+    sha256: str
+    tokens: Count
+    form: Literal["text", "token ids"]
+    sha256_of_bodies: tuple[str, ...] = ()
+
+
+class LoadSettings(Stored):
+    """What a window did and how requests were made; prices are in money a million tokens."""
+
+    output_tokens: Count
+    temperature: float | None = None
+    requests: Count | None = None
+    duration_s: Seconds
+    ramp_s: Seconds = 0.0
+    warmup: Count | None = None
+    rounds: Count
+    timeout_s: Seconds
+    retries: Count = 0
+    connections: str
+    together_s: Seconds
+    sweep: bool = False
+    seed: int = 0
+    price_prompt: float | None = None
+    price_output: float | None = None
+
+
+class Offered(Stored):
+    """A level of a sweep: the load, and how many requests were answered a second."""
+
+    value: float
+    requests_s: float
+
+
+class Saturation(Stored):
+    """A sweep's end: the levels, the first that was as good as the best by the `rule`, and why there were no more."""
+
+    kind: Kind
+    levels: tuple[Offered, ...]
+    at: float | None
+    rule: str
+    ended: str
+
+
 class LoadRun(Stored):
     """All of a load but its requests."""
 
@@ -124,19 +189,27 @@ class LoadRun(Stored):
     id: str
     created: str
     finished: str | None = None
-    duration_s: float | None = None
+    duration_s: Seconds | None = None
     command: tuple[str, ...]
     endpoints: tuple[EndpointRecord, ...]
-    tokenizer: dict[str, Any]
-    prompts: dict[str, Any]
-    settings: dict[str, Any]
+    tokenizer: Tokens
+    prompts: Prompts
+    settings: LoadSettings
     objectives: dict[str, float] = {}
     certificate: tuple[CertificateRow, ...] = ()
     unknown: tuple[str, ...] = ()
     windows: tuple[Window, ...] = ()
     levels: tuple[Level, ...] = ()
     ratios: tuple[Ratio, ...] = ()
-    saturation: dict[str, Any] = {}
+    saturation: Saturation | None = None
     environment: dict[str, Any]
     warnings: tuple[str, ...] = ()
     dlmbench_version: str
+
+    @model_validator(mode="after")
+    def _endpoints_exist(self) -> LoadRun:
+        count = len(self.endpoints)
+        places = [window.endpoint for window in self.windows] + [level.endpoint for level in self.levels]
+        if not 1 <= count <= 2 or not all(0 <= place < count for place in places):
+            raise ValueError("a window or a level is of an endpoint that is not listed")
+        return self

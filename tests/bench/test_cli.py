@@ -255,7 +255,7 @@ def test_report_as_json(command: Callable[..., Any], stored: Path, tmp_path: Pat
     assert {".html", ".md", ".png", ".csv", ".parquet", ".json"} <= endings
 
 
-@pytest.mark.parametrize("kind", ["suites", "pairs", "generators", "devices", "metrics"])
+@pytest.mark.parametrize("kind", ["suites", "pairs", "generators", "endpoints", "devices", "metrics"])
 def test_list(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.setenv("COLUMNS", "300")  # names fold in a narrow terminal
     table, document = command("list", kind), json.loads(command("list", kind, "--json").out)
@@ -267,11 +267,11 @@ def test_list(command: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, kind
 
 
 def test_list_everything(command: Callable[..., Any]) -> None:
-    assert set(json.loads(command("list", "--json").out)) == {"suites", "pairs", "generators", "devices"}
+    assert set(json.loads(command("list", "--json").out)) == {"suites", "pairs", "generators", "endpoints", "devices"}
 
 
 def test_list_of_something_else_is_refused(command: Callable[..., Any]) -> None:
-    assert "choose from suites, pairs, generators, devices, metrics" in command("list", "colours").complaint
+    assert "choose from suites, pairs, generators, endpoints, devices, metrics" in command("list", "colours").complaint
 
 
 def test_doctor_as_json(command: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

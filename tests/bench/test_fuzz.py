@@ -69,15 +69,16 @@ def dlmbench(*arguments: object) -> tuple[int, str, str]:
 
 @dataclass(frozen=True)
 class Stored:
-    """A place with a run `run`, a gate `gate` that ended and one that was cut off, `cut`."""
+    """A place with a run `run`, a load `load`, a gate `gate` that ended and one that was cut off, `cut`."""
 
     place: Path
 
 
 @pytest.fixture(scope="module")
-def stored(tmp_path_factory: pytest.TempPathFactory, fakes: Any) -> Iterator[Stored]:
+def stored(tmp_path_factory: pytest.TempPathFactory, fakes: Any, serving: Any) -> Iterator[Stored]:
     from dlmbench.bench import floors, run_command, sweep
     from dlmbench.bench.gate import measure
+    from dlmbench.bench.serve.scripted import Schedule, Scripted
 
     place = tmp_path_factory.mktemp("stored")
     suite = place / "tiny.toml"
@@ -113,6 +114,9 @@ def stored(tmp_path_factory: pytest.TempPathFactory, fakes: Any) -> Iterator[Sto
         (place / "cut" / "gate.json").unlink()
         path = place / "cut" / "head" / "trials.jsonl"
         path.write_bytes(path.read_bytes()[:-5000])
+        with serving.served(Scripted(Schedule(0.0, 0.001, 2))) as url:
+            sizes = ("--requests", 2, "--warmup", 0, "--output-tokens", 4, "--prompt-tokens", 4)
+            assert dlmbench("load", url, *sizes, "--objective", "ttft=1", "--out", place / "load")[0] == 0
         yield Stored(place)
 
 
@@ -129,9 +133,14 @@ READ = {
     "gate --resume of a verdict": lambda place: ("gate", "--resume", place / "gate"),
     "gate --resume": lambda place: ("gate", "--resume", place / "cut"),
     "report": lambda place: ("report", place / "runs" / "run"),
+    "show of a load": lambda place: ("show", place / "load"),
+    "report of a load": lambda place: ("report", place / "load"),
 }  # fmt: skip
 RUN_FILES = ["run.json", "trials.jsonl", "measurements.jsonl", "studies.json"]
+LOAD_FILES = ["load/load.json", "load/requests.jsonl"]
 FILES = {
+    "show of a load": LOAD_FILES,
+    "report of a load": LOAD_FILES,
     "gate --resume of a verdict": ["gate/gate.json", "gate/base/run.json"],
     "gate --resume": [f"cut/{side}/{name}" for side in ("base", "head") for name in ("run.json", "trials.jsonl")],
 }
@@ -195,7 +204,7 @@ def _with_leaf(raw: bytes, where: float, leaf: object) -> bytes:
 def test_a_damaged_record_is_read_or_refused(stored: Stored, tmp_path: Path, command: str) -> None:
     numbers = iter(range(10**9))
 
-    @examples(1 if command == "report" else 4 if command in ("trend", "gate --resume") else 10)
+    @examples(1 if command.startswith("report") else 4 if command in ("trend", "gate --resume") else 10)
     @given(st.sampled_from(FILES.get(command, [f"runs/run/{name}" for name in RUN_FILES])), damage())
     def read(name: str, hurt: Callable[[bytes], bytes]) -> None:
         place = tmp_path / str(next(numbers))
@@ -338,6 +347,11 @@ FLAGS = {
         "compare": "",
         "report": "archive",
         "show": "",
+        "load": "preset model side api key-env key-file concurrency rate arrivals requests warmup prompt-tokens "
+        "output-tokens tokenizer prompts temperature extra objective timeout together price-prompt price-output spend "
+        "seed out",
+        "serve": "pair generator steps block-length weights dtype device threads seed longest waiting schedule host "
+        "port",
     }.items()
 }
 
@@ -355,7 +369,15 @@ def test_any_command_line_is_obeyed_or_refused(
         "compare": [run],
         "report": [],
         "show": [],
+        # Nobody is there: every request is refused at once.
+        "load": ["http://127.0.0.1:9/v1", "--model", "m", "--duration", "0.1"],
+        "serve": ["--schedule", "first=0,every=0,size=1", "--port", "0"],
     }[command]
+
+    async def nothing(*_: object) -> None:
+        """What could be served is not: a test would wait for it."""
+
+    monkeypatch.setattr("dlmbench.bench.serve.command._serve", nothing)
 
     @examples(2 if command == "trend" else 8)
     @given(st.data())

@@ -11,7 +11,20 @@ import pytest
 from rich.console import Console
 
 from dlmbench.profiles.record import CertificateRow, Reason
-from dlmbench.profiles.serving.record import EndpointRecord, Level, Load, LoadRun, Ratio, RequestRecord, Window
+from dlmbench.profiles.serving.record import (
+    EndpointRecord,
+    Level,
+    Load,
+    LoadRun,
+    LoadSettings,
+    Offered,
+    Prompts,
+    Ratio,
+    RequestRecord,
+    Saturation,
+    Tokens,
+    Window,
+)
 from dlmbench.profiles.serving.store import StoredLoad, append_requests, read_load, write_load
 from dlmbench.profiles.serving.summary import level_metrics, ratios
 from dlmbench.reports.load_markdown import load_summary
@@ -81,17 +94,20 @@ def invented(folder: Path, name: str = "m") -> StoredLoad:
     pairs = [(found[0], 3.0, found[1], 3.0)] * 5
     run = LoadRun(
         id="x", created="2026-11-28T10:00:00", finished="2026-11-28T10:01:00", duration_s=60.0,
-        command=("dlmbench", "load", name), endpoints=endpoints, tokenizer={"name": name, "sha256": "a"},
-        prompts={"source": name, "tokens": 8, "as": "text"},
-        settings={"output_tokens": 16, "requests": 12, "duration_s": 60.0, "ramp_s": 0.0, "warmup": None, "rounds": 5,
-                  "timeout_s": 120.0, "retries": 0, "connections": "kept and used again", "together_s": 1e-3},
+        command=("dlmbench", "load", name), endpoints=endpoints, tokenizer=Tokens(name=name, sha256="a"),
+        prompts=Prompts(source=name, sha256="b", tokens=8, form="text"),
+        settings=LoadSettings(
+            output_tokens=16, requests=12, duration_s=60.0, rounds=5, timeout_s=120.0, together_s=1e-3,
+            connections="kept and used again",
+        ),
         objectives={"ttft": 0.15},
         certificate=(CertificateRow(
             quantity="model", unit="", ar=name, diffusion=name, difference_percent=None, verdict="same"),),
         unknown=("hardware",), windows=tuple(windows), levels=tuple(levels),
         ratios=(Ratio(load=loads[0], metrics=ratios(pairs, 1e-3)),),
-        saturation={"kind": "closed", "requests_s": [{"value": 1, "requests_s": 3.0}], "saturated_at": 1, "rule": "r",
-                    "ended": name},
+        saturation=Saturation(
+            kind="closed", levels=(Offered(value=1, requests_s=3.0),), at=1, rule=name, ended=name
+        ),
         environment={"cpu": {"model": name}}, warnings=(name,), dlmbench_version="0.1.0",
     )  # fmt: skip
     write_load(folder, run)
@@ -159,7 +175,7 @@ def test_the_terminal_keeps_numbers_whole(hostile: StoredLoad, width: int) -> No
 
 def test_a_load_that_has_measured_nothing_has_a_page_too(tmp_path: Path) -> None:
     stored = invented(tmp_path)
-    empty = stored.run.model_copy(update={"levels": (), "windows": (), "ratios": (), "saturation": {}})
+    empty = stored.run.model_copy(update={"levels": (), "windows": (), "ratios": (), "saturation": None})
     write_load(tmp_path, empty)
     files = write_load_report(read_load(tmp_path))
     assert [path.name for path in files] == ["report.html", "summary.md"]

@@ -82,7 +82,7 @@ def test_a_known_schedule_is_measured(
     assert value(stored, "serving.ttft_s[p50]") >= known.first_s
     assert value(stored, "serving.e2e_per_token_s[p50]") == pytest.approx(value(stored, "serving.latency_s[p50]") / 16)
     assert value(stored, "serving.revised_share[p50]") == (1.0 if flags else 0.0)
-    assert stored.run.tokenizer["name"] == embedded_tokenizer().name
+    assert stored.run.tokenizer.name == embedded_tokenizer().name
     assert stored.run.endpoints[0].side == ("ar" if size == 1 else "diffusion")
     if blocks == 1:
         assert value(stored, "serving.peer_tpot_s") == 0.0
@@ -140,9 +140,10 @@ def test_a_sweep_ends_where_more_load_brings_nothing(
             capsys, tmp_path / "load", url, "--sweep", "--requests", 12, "--output-tokens", 8, "--prompt-tokens", 8
         )
     found = stored.run.saturation
-    assert [entry["value"] for entry in found["requests_s"]] == [1, 2, 4]
-    assert found["ended"] == "the most levels"
-    assert found["saturated_at"] == 4
+    assert found is not None
+    assert [level.value for level in found.levels] == [1, 2, 4]
+    assert found.ended == "the most levels"
+    assert found.at == 4
 
 
 def test_faults_are_counted_and_nothing_answered_is_no_measurement(
@@ -268,11 +269,11 @@ def test_the_server_counts_with_its_own_tokenizer(
         asked = measured(capsys, tmp_path / "a", url, *flags, "--tokenizer", "server")
         known = measured(capsys, tmp_path / "b", url, *flags, "--tokenizer", "embedded")
         refused = load(capsys, url, "--preset", "transformers", *flags, "--tokenizer", "server")
-    assert asked.run.tokenizer["name"] == "the server's (scripted)"
+    assert asked.run.tokenizer.name == "the server's (scripted)"
     assert [[final for _, final in r.chunks] for r in asked.requests] == [[4, 8]] * 2
     assert [r.tokens for r in asked.requests] == [r.tokens for r in known.requests]
     # The very prompts, cut by either.
-    bodies = [run.prompts["sha256_of_bodies"] for run in (asked.run, known.run)]
+    bodies = [run.prompts.sha256_of_bodies for run in (asked.run, known.run)]
     assert bodies[0] == bodies[1]
     assert refused[0] == 2
     assert "has none to be asked" in refused[2]
