@@ -154,8 +154,8 @@ def read_load_file(path: Path) -> LoadOptions:
 def _merged(options: LoadOptions, flags: Mapping[str, Any]) -> LoadOptions:
     """The file's options, flags first. A closed loop's flag takes the place of a file's open loop, and the reverse."""
     other = {"concurrency": "rate", "rate": "concurrency"}
-    cleared = {other[name]: None for name in flags if name in other}
-    return replace(options, **cleared, **flags)
+    merged: dict[str, Any] = {other[name]: None for name in flags if name in other}
+    return replace(options, **(merged | dict(flags)))
 
 
 def extra_fields(given: Sequence[str]) -> dict[str, Any]:

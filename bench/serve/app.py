@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing
 from typing import Any, Protocol
 
@@ -19,12 +19,11 @@ from aiohttp import web
 from ... import InputError, __version__
 from ...models.tokenizer import Tokenizer
 from .ask import Ask, RefusedError, read_ask
-from .backend import Backend, Ended, Step
+from .backend import Backend, Ended, Happening, Step
 from .text import Growing, canvas_text, words
 
 # Prompts of a million tokens fit.
 _BODY_B = 64 << 20
-Steps = AsyncIterator[Step | Ended]
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -118,7 +117,7 @@ class _Server:
             raise RefusedError(404, "invalid_request_error", message)
         shape = _Shape(ask, f"{'chatcmpl' if chat else 'cmpl'}-{number}", self._created, self._backend.name)
         prompt_tokens = self._backend.prompt_tokens(ask)
-        async with aclosing(_started(self._backend.steps(ask))) as steps:
+        async with aclosing(self._backend.steps(ask)) as steps:
             # What is refused is refused before a stream has begun.
             first = await anext(steps)
             if not ask.stream:
@@ -126,7 +125,7 @@ class _Server:
             return await self._stream(request, shape, first, steps, prompt_tokens, received)
 
     async def _whole(
-        self, shape: _Shape, first: Step | Ended, steps: Steps, prompt_tokens: int, received: int
+        self, shape: _Shape, first: Step | Ended, steps: Happening, prompt_tokens: int, received: int
     ) -> web.Response:
         ids: list[int] = []
         happened = first
@@ -144,7 +143,7 @@ class _Server:
         request: web.Request,
         shape: _Shape,
         first: Step | Ended,
-        steps: Steps,
+        steps: Happening,
         prompt_tokens: int,
         received: int,
     ) -> web.StreamResponse:
@@ -237,17 +236,6 @@ class _Stream:
 
 def _event(document: dict[str, Any]) -> bytes:
     return b"data: " + json.dumps(document).encode() + b"\n\n"
-
-
-async def _started(steps: Steps) -> Any:
-    """The steps; a generator, so that closing it closes what is behind it."""
-    try:
-        async for happened in steps:
-            yield happened
-    finally:
-        close = getattr(steps, "aclose", None)
-        if close is not None:
-            await close()
 
 
 def _usage(prompt: int, answer: int) -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -29,6 +29,9 @@ class Ended:
     work: dict[str, Any]
 
 
+Happening = AsyncGenerator[Step | Ended, None]
+
+
 class Backend(Protocol):
     """Serves requests. `about` says what it is, for `/v1/models`."""
 
@@ -41,7 +44,7 @@ class Backend(Protocol):
         """Tokens of the request's prompt. Raises RefusedError for a prompt that cannot be served."""
         ...
 
-    def steps(self, ask: Ask) -> AsyncIterator[Step | Ended]:
+    def steps(self, ask: Ask) -> Happening:
         """What happens, as it happens; closing the iterator ends the work."""
         ...
 

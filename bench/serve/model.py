@@ -10,9 +10,9 @@ import asyncio
 import re
 import threading
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,7 @@ from ...models.names import BUILT_IN, RANDOM
 from ...models.pairs import Pair
 from ...models.tokenizer import Tokenizer
 from .ask import Ask, RefusedError
-from .backend import Ended, Step
+from .backend import Ended, Happening, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class ModelBackend:
         except (InputError, TypeError) as error:
             raise RefusedError(400, "invalid_request_error", f"prompt: {error}") from None
 
-    async def steps(self, ask: Ask) -> AsyncIterator[Step | Ended]:
+    async def steps(self, ask: Ask) -> Happening:
         """Raises RefusedError for what the generator cannot do, and where too many wait."""
         prompt = self._prompt(ask)
         if len(prompt) + ask.tokens > self._serving.longest:
@@ -119,13 +119,13 @@ class ModelBackend:
             raise RefusedError(429, "rate_limit_error", f"{self._waiting} requests wait already", {"Retry-After": "1"})
         self._waiting += 1
         try:
-            async with self._line:
-                async for happened in self._generate(prompt, ask):
+            async with self._line, aclosing(self._generate(prompt, ask)) as happening:
+                async for happened in happening:
                     yield happened
         finally:
             self._waiting -= 1
 
-    async def _generate(self, prompt: list[int], ask: Ask) -> AsyncIterator[Step | Ended]:
+    async def _generate(self, prompt: list[int], ask: Ask) -> Happening:
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[Step | Ended | BaseException] = asyncio.Queue()
 

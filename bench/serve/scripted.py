@@ -13,7 +13,7 @@ import asyncio
 import random
 import re
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from ... import InputError
 from ...models.prompts import default_prompts
 from ...models.tokenizer import Tokenizer, embedded_tokenizer
 from .ask import Ask
-from .backend import Ended, Step
+from .backend import Ended, Happening, Step
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,7 @@ class Scripted:
             self._answers[key] = tuple(ids)
         return self._answers[key]
 
-    async def steps(self, ask: Ask) -> AsyncIterator[Step | Ended]:
+    async def steps(self, ask: Ask) -> Happening:
         begin = time.monotonic_ns()
         ids = self.answer(ask.seed, ask.tokens)
         noise = random.Random(ask.seed) if ask.diffusing else None

@@ -168,7 +168,7 @@ def test_requests_wait_in_line_and_too_many_are_sent_away(monkeypatch: pytest.Mo
             async for _ in first:
                 pass
             await waiting
-            await second.aclose()  # type: ignore[attr-defined]
+            await second.aclose()
         await server.close()
 
     asyncio.run(run())
