@@ -126,7 +126,7 @@ def serve(
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of random weights.")] = 0,
     longest: Annotated[int, typer.Option(min=1, help="The most tokens of prompt and answer together.")] = 4096,
-    waiting: Annotated[int, typer.Option(min=1, help="Requests that may wait in line; others get 429.")] = 64,
+    waiting: Annotated[int, typer.Option(min=1, help="Requests in line, the running one too; others get 429.")] = 64,
     schedule: Annotated[
         str | None,
         typer.Option(help="No model: text on a schedule known beforehand: first=0.5,every=0.4,size=64 (s, s, tokens)."),

@@ -9,12 +9,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from .. import InputError
 from .gate import GateResult
 from .store import replace_file
 from .stored import Stored
+from .versioned import read_versioned
 
 SCHEMA_VERSION = 1
 
@@ -79,20 +77,6 @@ def write_gate(path: Path, document: GateDocument) -> None:
 
 def read_gate(path: Path) -> GateDocument:
     """Read a document of this or an older schema. Raises InputError, in one line, for anything else."""
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); expected a file of `dlmbench gate`") from None
-    version = document.get("schema_version") if isinstance(document, dict) else None
-    if not isinstance(version, int):
-        raise InputError(f"{path}: no schema_version; expected the JSON that `dlmbench gate` wrote")
-    if version > SCHEMA_VERSION:
-        raise InputError(
-            f"{path}: schema_version {version} is newer than this dlmbench reads ({SCHEMA_VERSION}); upgrade dlmbench"
-        )
-    try:
-        return GateDocument.model_validate(document)
-    except ValidationError as error:
-        detail = error.errors()[0]
-        where = ".".join(str(part) for part in detail["loc"]) or "document"
-        raise InputError(f"{path}: {where}: {detail['msg']}; restore the file or run the gate again") from None
+    expected = "expected the JSON that `dlmbench gate` wrote"
+    again = "restore the file or run the gate again"
+    return read_versioned(path, GateDocument, SCHEMA_VERSION, expected=expected, again=again)

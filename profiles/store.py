@@ -13,13 +13,14 @@ import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from .. import InputError
 from .record import SCHEMA_VERSION, Measurement, Run, Trial
 from .studies import Studies
+from .versioned import first_problem, read_versioned
 
 RUN_FILE, TRIALS_FILE, MEASUREMENTS_FILE = "run.json", "trials.jsonl", "measurements.jsonl"
 STUDIES_FILE = "studies.json"
@@ -84,14 +85,19 @@ def read_studies(folder: Path) -> dict[str, Studies]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror})") from None
     except ValidationError as error:
-        raise InputError(f"{path}: {_first(error)}; delete the file, or restore it") from None
+        raise InputError(f"{path}: {first_problem(error)}; delete the file, or restore it") from None
     return {entry.pair: entry for entry in entries}
 
 
 def append_trials(folder: Path, trials: Sequence[Trial]) -> None:
     """Append the trials of one pairing in a single write, synced to disk. On an error nothing is left half-written."""
-    block = "".join(trial.model_dump_json() + "\n" for trial in trials).encode()
-    descriptor = os.open(folder / TRIALS_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    append_lines(folder / TRIALS_FILE, trials)
+
+
+def append_lines(path: Path, entries: Sequence[BaseModel]) -> None:
+    """Append a line an entry in a single write, synced to disk. On an error nothing is left half-written."""
+    block = "".join(entry.model_dump_json() + "\n" for entry in entries).encode()
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         before = os.fstat(descriptor).st_size
         try:
@@ -124,40 +130,24 @@ def read_run(folder: Path) -> StoredRun:
         raise InputError(f"{str(folder)[:80]}: no run folder ({error.strerror}); give one of `dlmbench run`") from None
     if not there:
         raise InputError(f"{folder}: no such run folder; expected one written by `dlmbench run`")
-    path = folder / RUN_FILE
-    try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(
-            f"{folder}: not a run folder, it has no {RUN_FILE}; give one written by `dlmbench run`"
-        ) from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"{path}: cannot be read as JSON ({error}); restore it or measure again") from None
-    run = _run_from(path, document)
+    run = read_versioned(
+        folder / RUN_FILE,
+        Run,
+        SCHEMA_VERSION,
+        expected="expected a run written by dlmbench",
+        again="restore the file or measure again",
+        missing=f"{folder}: not a run folder, it has no {RUN_FILE}; give one written by `dlmbench run`",
+    )
     return StoredRun(
         folder,
         run,
-        tuple(_lines(folder / TRIALS_FILE, Trial)),
-        tuple(_lines(folder / MEASUREMENTS_FILE, Measurement)),
+        tuple(read_lines(folder / TRIALS_FILE, Trial)),
+        tuple(read_lines(folder / MEASUREMENTS_FILE, Measurement)),
         read_studies(folder),
     )
 
 
-def _run_from(path: Path, document: Any) -> Run:
-    if not isinstance(document, dict) or not isinstance(document.get("schema_version"), int):
-        raise InputError(f"{path}: no schema_version; expected a run written by dlmbench")
-    if document["schema_version"] > SCHEMA_VERSION:
-        raise InputError(
-            f"{path}: schema_version {document['schema_version']} is newer than this dlmbench reads "
-            f"({SCHEMA_VERSION}); upgrade dlmbench"
-        )
-    try:
-        return Run.model_validate_json(json.dumps(document))
-    except ValidationError as error:
-        raise InputError(f"{path}: {_first(error)}; restore the file or measure again") from None
-
-
-def _lines(path: Path, kind: type[_Line]) -> Iterable[_Line]:
+def read_lines(path: Path, kind: type[_Line]) -> Iterable[_Line]:
     """The parsed lines of a JSONL file; a torn last line is dropped with a warning, any other bad line is an error."""
     try:
         raw = path.read_bytes()
@@ -175,10 +165,4 @@ def _lines(path: Path, kind: type[_Line]) -> Iterable[_Line]:
             if number == len(lines):
                 warnings.warn(f"{path}:{number}: torn last line dropped", TornRecordWarning, stacklevel=2)
                 return
-            raise InputError(f"{path}:{number}: {_first(error)}; the record is corrupted, restore it") from None
-
-
-def _first(error: ValidationError) -> str:
-    detail = error.errors()[0]
-    where = ".".join(str(part) for part in detail["loc"]) or "document"
-    return f"{where}: {detail['msg']}"
+            raise InputError(f"{path}:{number}: {first_problem(error)}; the record is corrupted, restore it") from None

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..profiles.record import Value
 from ..profiles.serving.record import Level, LoadRun, RequestRecord
 from ..profiles.serving.store import StoredLoad
 from .format import format_number
-from .load_rows import endpoint_name, level_name, picked, shown
+from .load_rows import curve_of, drawable, endpoint_name, level_name, picked, shown
 from .palette import side_colour
 from .plotting import Figure, Sheet, log_quantity, log_values, name_line_ends, style
 from .study import seconds_tick
@@ -77,7 +76,7 @@ def tradeoff_figure(run: LoadRun, folder: Path) -> Figure:
 def time_to_k_figure(run: LoadRun, folder: Path) -> Figure:
     """How soon the first k tokens stand for good."""
     title = "Time to the first k tokens"
-    curves = [(level, found) for level in picked(run) if (found := _curve(level))]
+    curves = [(level, found) for level in picked(run) if (found := curve_of(level))]
     if not curves:
         return Figure(_NAMES[1], title, skipped="Tokens were not counted: name a --tokenizer.")
     sheet = Sheet(1, 1)
@@ -103,7 +102,7 @@ def time_to_k_figure(run: LoadRun, folder: Path) -> Figure:
         title,
         sentence="How long a reader waits for k tokens that no later chunk changes: a curve for tokens, blocks and "
         "revisions alike.",
-        caption="Medians over requests; the band is the distribution-free 95 % interval where there are six or more.",
+        caption="Medians over requests; the band is the interval of the table, where there is one.",
         svg=sheet.save(folder / f"{_NAMES[1]}.png"),
         alt="; ".join(
             f"{level_name(run, level)}: k = {k} after {shown('serving.time_to_k_s', value)}"
@@ -149,31 +148,15 @@ def timeline_figure(stored: StoredLoad, folder: Path) -> Figure:
 
 def _typical(stored: StoredLoad, level: Level) -> RequestRecord | None:
     windows = {w.number for w in stored.run.windows if (w.load, w.endpoint) == (level.load, level.endpoint)}
-    found = sorted(
-        (r for r in stored.requests if r.window in windows and r.part == "counted" and r.status == "ok" and r.tokens),
-        key=lambda r: r.chunks[-1][0],
-    )
+    counted = [r for r in stored.requests if r.window in windows and r.part == "counted"]
+    found = sorted((r for r in counted if r.status == "ok" and r.output_tokens), key=lambda r: r.chunks[-1][0])
     return found[len(found) // 2] if found else None
-
-
-def _curve(level: Level) -> list[tuple[int, Value]]:
-    found = []
-    for name, value in level.metrics.items():
-        k = name.partition("[")[2][:-1]
-        if name.startswith("serving.time_to_k_s[") and k.isascii() and k.isdigit() and 1 <= int(k) <= 10**9:
-            found += [(int(k), value)] if value.value is not None and _drawable(value) else []
-    return sorted(found)
 
 
 def _number(level: Level, name: str) -> float:
     """A metric's value, 0 where there is none that can be drawn."""
     value = level.metrics.get(name)
-    return value.value if value is not None and _drawable(value) and value.value else 0.0
-
-
-def _drawable(value: Value) -> bool:
-    """Whether a value and its interval fit on a logarithmic axis: a file may hold anything."""
-    return all(v is None or 1e-9 <= v <= 1e12 for v in (value.value, value.low, value.high))
+    return value.value if value is not None and drawable(value) and value.value else 0.0
 
 
 def _error(axes: object, level: Level, x: str, y: str, colour: str) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..profiles.metrics import METRICS
 from ..profiles.record import Value
 from ..profiles.serving.record import EndpointRecord, Level, LoadRun, LoadSettings
-from .format import MISSING, SIDES, format_interval, format_point, percent
+from .format import MISSING, SIDES, format_interval, format_number, format_point, percent
 from .plain import plain
 
 
@@ -29,8 +29,11 @@ def tables(run: LoadRun) -> list[LoadTable]:
     found = [
         _levels(run),
         _ratios(run),
+        _quantiles(run),
+        _curve(run),
         _portions(run),
         _peers(run),
+        _client(run),
         _server(run),
         _saturation(run),
         _faults(run),
@@ -79,8 +82,9 @@ def _cells(level: Level, names: Iterable[str]) -> list[str]:
 
 
 def _levels(run: LoadRun) -> LoadTable:
-    names = ["serving.throughput_tok_s", "serving.requests_s", "serving.latency_s[p50]", "serving.latency_s[p90]"]
-    names += ["serving.latency_s[p99]", "serving.ttft_s[p50]", "serving.first_final_s[p50]", "serving.tok_s_user[p50]"]
+    names = ["serving.throughput_tok_s", "serving.requests_s", "serving.latency_s[p50]", "serving.ttft_s[p50]"]
+    names += ["serving.first_final_s[p50]"]
+    names += ["serving.tok_s_user[p50]", "serving.output_tokens[p50]"]
     if run.objectives:
         names[2:2] = ["serving.goodput_s", "serving.good_share"]
     if any("serving.cost" in level.metrics for level in run.levels):
@@ -95,9 +99,73 @@ def _levels(run: LoadRun) -> LoadTable:
 
 
 _INTERVALS = (
-    "Quantiles: over requests, with distribution-free 95 % intervals (none where there are too few requests for one). "
-    "Rates: over the whole window; 95 % intervals over five rounds or more, else the spread within one window."
+    "Over five rounds or more, intervals are 95 % over rounds. Over fewer they have no level: of quantiles, what would "
+    "hold if requests were independent (those that a server runs together are not); of rates, the range of the rounds, "
+    "or the spread within one window."
 )
+
+
+def _quantiles(run: LoadRun) -> LoadTable:
+    keys = [f"serving.{name}" for name in ("latency_s", "ttft_s", "first_final_s", "e2e_per_token_s", "tok_s_user")]
+    rows = []
+    for level in run.levels:
+        for key in keys:
+            cells = _cells(level, (f"{key}[{q}]" for q in ("p50", "p90", "p99")))
+            if set(cells) != {MISSING}:
+                rows.append((level_name(run, level), METRICS[key].header, *cells))
+    note = (
+        "Over requests; a quantile without an interval is of too few requests for one. Of a rate, p99 is its best end."
+    )
+    return LoadTable("Quantiles", ("load", "metric", "p50", "p90", "p99"), tuple(rows), note)
+
+
+def _curve(run: LoadRun) -> LoadTable:
+    """The time to the first k tokens, for the k that all levels have."""
+    found = [dict(curve_of(level)) for level in run.levels]
+    shared = sorted(set.intersection(*map(set, found))) if found else []
+    if not shared:
+        return LoadTable("Time to k tokens", (), ())
+    rows = [
+        (level_name(run, level), *(shown("serving.time_to_k_s", curve[k]) for k in shared))
+        for level, curve in zip(run.levels, found, strict=True)
+    ]
+    note = "Until the first k tokens stood and no later chunk changed them; medians over requests."
+    return LoadTable("Time to k tokens", ("load", *(f"k = {k}" for k in shared)), tuple(rows), note)
+
+
+def curve_of(level: Level) -> list[tuple[int, Value]]:
+    """The level's times to k that can be shown, by k."""
+    found = []
+    for name, value in level.metrics.items():
+        k = name.partition("[")[2][:-1]
+        if name.startswith("serving.time_to_k_s[") and k.isascii() and k.isdigit() and 1 <= int(k) <= 10**9:
+            found += [(int(k), value)] if value.value is not None and drawable(value) else []
+    return sorted(found, key=lambda point: point[0])
+
+
+def drawable(value: Value) -> bool:
+    """Whether a value and its interval fit on a logarithmic axis: a file may hold anything."""
+    return all(v is None or 1e-9 <= v <= 1e12 for v in (value.value, value.low, value.high))
+
+
+def _client(run: LoadRun) -> LoadTable:
+    """Failures, and what the client itself was late by."""
+    names = ("serving.error_share", "serving.timeout_share", "serving.lag_s[p50]", "serving.lag_s[p99]")
+    rows = []
+    for level in run.levels:
+        late = [
+            window.late_p99_s
+            for window in run.windows
+            if (window.load, window.endpoint) == (level.load, level.endpoint) and window.late_p99_s is not None
+        ]
+        loop = format_number(max(late), "s") if late else MISSING
+        rows.append((level_name(run, level), *_cells(level, names), loop))
+    headers = ("load", *map(_header, names), "client's loop late, p99")
+    note = (
+        "Lag: request sent - request due (an open loop's; a closed one has none by definition). The loop: how late the "
+        "client's event loop woke up, which is how late it stamps what has arrived; the worst window's."
+    )
+    return LoadTable("Failures and the client", headers, tuple(rows), note)
 
 
 def _header(name: str) -> str:
@@ -219,11 +287,19 @@ def _saturation(run: LoadRun) -> LoadTable:
 
 def _faults(run: LoadRun) -> LoadTable:
     rows = [
-        (level_name(run, level), code, f"{count:,}", percent(count / level.requests).lstrip("+") + " %")
+        (
+            level_name(run, level),
+            f"{count:,}",
+            percent(count / max(level.requests, 1)).lstrip("+") + " %",
+            code,
+            run.fault_meanings.get(code, ""),
+        )
         for level in run.levels
         for code, count in level.faults.items()
     ]
-    return LoadTable("Requests that failed", ("load", "fault", "requests", "of all"), tuple(rows))
+    return LoadTable(
+        "Requests that failed", ("load", "requests", "of all", "fault", "in words"), tuple(rows), numbers=False
+    )
 
 
 def _certificate(run: LoadRun) -> LoadTable:
@@ -246,7 +322,8 @@ def facts(run: LoadRun) -> list[tuple[str, str]]:
     found = [(f"server {n}", _server_words(each)) for n, each in enumerate(run.endpoints, 1)]
     found.append(("tokens counted by", plain(tokenizer.name or tokenizer.why or MISSING)))
     prompts = run.prompts
-    words = f"{prompts.tokens:,} tokens of {plain(prompts.source)}, sent as {prompts.form}; a new one for each request"
+    words = f"{prompts.tokens:,} tokens of {plain(prompts.source)}, sent as {prompts.form}; a new one for each request "
+    words += "as far as they were made beforehand"
     found.append(("prompts", words))
     found.append(("output", f"at most {settings.output_tokens:,} tokens"))
     limit = f"{settings.requests:,} requests" if settings.requests else "any number of requests"
@@ -286,6 +363,18 @@ def _before(settings: LoadSettings) -> str:
 def notes(run: LoadRun) -> list[str]:
     """What makes numbers other than they look: warnings of the load, of windows, of counts."""
     found = list(run.warnings)
+    if run.finished is None:
+        found.append("This load was cut off: the windows that had ended are shown, and others are missing.")
+    lengths = [
+        value.value
+        for level in run.levels
+        if (value := level.metrics.get("serving.output_tokens[p50]")) is not None and value.value
+    ]
+    if len(run.endpoints) > 1 and lengths and max(lengths) > 1.01 * min(lengths):
+        found.append(
+            f"Answers differ in length, from {min(lengths):g} to {max(lengths):g} tokens at the median: compare rates "
+            "and times to k, not latencies."
+        )
     for level in run.levels:
         name = level_name(run, level)
         found += [f"{name}: {note}" for note in (level.usage_differs, *level.notes) if note]

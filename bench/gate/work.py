@@ -16,13 +16,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import FiniteFloat, ValidationError
+from pydantic import FiniteFloat
 
 from ... import InputError
 from ...profiles.gate import CellEvidence, Counted
 from ...profiles.metrics import METRICS
 from ...profiles.store import replace_file
 from ...profiles.stored import Stored
+from ...profiles.versioned import read_versioned
 from ..plan import Plan, pair_records, whole
 from .evidence import quantity
 
@@ -104,23 +105,16 @@ def work_evidence(base: Work, head: Work, spoiled: Spoiled) -> list[CellEvidence
 def read_work(path: Path) -> Work:
     """The file's content. Raises InputError, in one line, for anything that is no such file."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"--counters {path}: no such file; write it with --renew and commit it") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise InputError(f"--counters {path}: cannot be read as JSON ({error}); restore it or --renew it") from None
-    version = document.get("schema_version") if isinstance(document, dict) else None
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
-        raise InputError(
-            f"--counters {path}: schema_version {version!r}; expected {SCHEMA_VERSION} or less, as "
-            f"`dlmbench gate --counters FILE --renew` writes it"
+        return read_versioned(
+            path,
+            Work,
+            SCHEMA_VERSION,
+            expected="expected what `dlmbench gate --counters FILE --renew` writes",
+            again="restore it or --renew it",
+            missing=f"{path}: no such file; write it with --renew and commit it",
         )
-    try:
-        return Work.model_validate(document)
-    except ValidationError as error:
-        detail = error.errors()[0]
-        where = ".".join(str(part) for part in detail["loc"]) or "document"
-        raise InputError(f"--counters {path}: {where}: {detail['msg']}; restore the file or --renew it") from None
+    except InputError as error:
+        raise InputError(f"--counters {error}") from None
 
 
 def write_work(path: Path, work: Work, spoiled: Spoiled) -> None:

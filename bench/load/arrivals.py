@@ -8,7 +8,7 @@ import random
 from ...profiles.serving.record import Load
 
 
-def due_times(load: Load, seconds: float, ramp_s: float, requests: int | None, seed: int) -> list[float]:
+def due_times(load: Load, seconds: float, ramp_s: float, requests: int | None, seed: str) -> list[float]:
     """Seconds since the window began at which requests are due, rising; the first `ramp_s` raise the rate from 0.
 
     `poisson`: independent exponential gaps; `constant`: equal ones. It ends after `ramp_s + seconds`, or after

@@ -9,14 +9,21 @@ from typing import Any
 from ...profiles.record import CertificateRow
 from ...profiles.serving.record import EndpointRecord
 
-# What a server does not say through the protocol.
-UNKNOWN = (
-    "hardware: devices, how many, and what else runs on them",
-    "batch: how many requests the server runs together, with whose",
-    "quantisation: the width of weights, of the cache and of arithmetic",
-    "the network between: its round trip is inside every latency",
-    "prefix caches: prompts are fresh, chat templates are not",
+# What a server does not say through the protocol; some of it `dlmbench serve` does, by the name in front.
+_UNKNOWN = (
+    ("device", "hardware: devices, how many, and what else runs on them"),
+    ("batch", "batch: how many requests the server runs together, with whose"),
+    ("dtype", "quantisation: the width of weights, of the cache and of arithmetic"),
+    ("", "the network between: its round trip is inside every latency"),
+    ("", "prefix caches: prompts are fresh, chat templates are not"),
 )
+
+
+def unknown(endpoints: Sequence[EndpointRecord]) -> tuple[str, ...]:
+    """What at least one of two servers that are compared does not tell."""
+    if len(endpoints) != 2:
+        return ()
+    return tuple(words for name, words in _UNKNOWN if any(each.about.get(name) is None for each in endpoints))
 
 
 def certificate(endpoints: Sequence[EndpointRecord]) -> tuple[CertificateRow, ...]:
@@ -29,7 +36,7 @@ def certificate(endpoints: Sequence[EndpointRecord]) -> tuple[CertificateRow, ..
         ("model", lambda e: e.model),
         ("address", lambda e: e.url),
         ("protocol", lambda e: f"{e.style}, {'streamed' if e.stream else 'at once'}"),
-        ("stops early", lambda e: "told not to" if e.ignore_eos else "as it likes"),
+        ("stops early", lambda e: "was told not to" if e.ignore_eos else "as it likes"),
         ("stream", lambda e: "replaces what it showed" if e.replaces else "adds"),
     ]
     quantities += [(name, partial(_said, name)) for name in _ABOUT]

@@ -15,11 +15,11 @@ from ... import CANNOT_WRITE, InputError
 from ...profiles.serving.store import LOAD_FILE, StoredLoad, read_load
 from ..folders import locked, new_folder
 from ..serve.files import raise_file_limit
-from .options import LoadOptions, LoadPlan, planned
+from .options import MOST_OPEN, LoadOptions, LoadPlan, planned
 from .prompts import check_prompts, counting_of
 from .session import Session
 from .spend import check_spending
-from .targets import targets_of
+from .targets import place_of, target_of
 
 
 class StoppedLoadError(Exception):
@@ -32,16 +32,19 @@ def load_command(options: LoadOptions, command: Sequence[str], console: Console)
     Raises InputError before anything is sent for what cannot be asked, or may not be spent.
     """
     plan = planned(options)
-    targets = targets_of(options)
-    check_spending(options, plan, targets)
+    places = [place_of(given) for given in options.targets]
+    check_spending(options, plan, places)
+    targets = [target_of(place) for place in places]
     counting = counting_of(options.tokenizer, options.prompts, targets)
     check_prompts(counting, options.prompt_tokens)
-    raise_file_limit(_sockets(plan))
+    if counting.tokenizer is None and "first_final" in plan.objectives:
+        raise InputError("--objective first_final: nobody knows where a token ends without a --tokenizer")
+    most_open = min(raise_file_limit(_sockets(plan)), MOST_OPEN)
     folder = new_folder(options.out, "load")
     with locked(folder), _stoppable(folder):
         session = Session(
             plan, options, targets, counting, folder, command,
-            said=lambda text: console.print(Text(text, style="dim"), soft_wrap=True),
+            most_open=most_open, said=lambda text: console.print(Text(text, style="dim"), soft_wrap=True),
         )  # fmt: skip
         session.run()
         stored = read_load(folder)
@@ -78,7 +81,7 @@ def document(stored: StoredLoad, files: Sequence[Path] = ()) -> dict[str, Any]:
 
 def _sockets(plan: LoadPlan) -> int:
     """How many sockets may be open at once, as far as anybody can tell."""
-    return max(int(load.value) for load in plan.levels) if plan.levels[0].kind == "closed" and not plan.sweep else 1024
+    return max(int(load.value) for load in plan.levels) if plan.levels[0].kind == "closed" and not plan.sweep else 0
 
 
 @contextmanager

@@ -23,6 +23,8 @@ from .options import MOST_OPEN
 
 # What a retry may be asked to wait.
 _LONGEST_WAIT_S = 30.0
+_PAUSE_S = 0.1
+_WATCH_S = 0.01
 _RETRIED = ("refused", "connect", "reset", "timeout", "http_429", "http_500", "http_502", "http_503", "http_504")
 
 
@@ -36,9 +38,10 @@ class WindowPlan:
     ramp_s: float
     warmup: int
     retries: int
-    seed: int
+    seed: str
     fresh: bool
     limits: Limits
+    most_open: int = MOST_OPEN
 
 
 @dataclass(slots=True)
@@ -55,13 +58,14 @@ class Asked:
 
 @dataclass(slots=True)
 class Opened:
-    """What a window gave: its requests, when it began and ended, why it ended, how many were open at most."""
+    """What a window gave: its requests, when it began, why it ended, how many were open at most, and by how much the
+    event loop woke up late, again and again, in seconds."""
 
     began_ns: int
-    ended_ns: int
     asked: list[Asked]
     stopped_by: str
     most_open: int
+    late_s: list[float] = field(default_factory=list)
 
 
 async def run_window(endpoint: Endpoint, plan: WindowPlan, body: Callable[[int], bytes]) -> Opened:
@@ -73,11 +77,15 @@ async def run_window(endpoint: Endpoint, plan: WindowPlan, body: Callable[[int],
     async with Client(endpoint, plan.limits, fresh=plan.fresh) as client:
         window = _Window(client, plan, body)
         await window.warm_up()
-        with _undisturbed():
-            if plan.load.kind == "closed":
-                await window.closed(int(plan.load.value))
-            else:
-                await window.open()
+        watch = asyncio.create_task(window.watch())
+        try:
+            with _undisturbed():
+                if plan.load.kind == "closed":
+                    await window.closed(int(plan.load.value))
+                else:
+                    await window.open()
+        finally:
+            watch.cancel()
         return window.result()
 
 
@@ -91,6 +99,14 @@ class _Window:
         self._open = self._most_open = 0
         self._began_ns = 0
         self._stopped_by = ""
+        self._late_s: list[float] = []
+
+    async def watch(self) -> None:
+        """How late the loop wakes up is how late it stamps what has arrived."""
+        while True:
+            due = time.monotonic() + _WATCH_S
+            await asyncio.sleep(_WATCH_S)
+            self._late_s.append(time.monotonic() - due)
 
     async def warm_up(self) -> None:
         """Make connections, as many at a time as the load has clients; none of it counts."""
@@ -120,7 +136,11 @@ class _Window:
                         self._stopped_by = "requests"
                         return
                     counted += 1
-                await self._ask(part, now)
+                asked = await self._ask(part, now)
+                if asked.exchange.fault is not None:
+                    # A server that refuses at once is not asked as fast as it can refuse.
+                    wait = asked.exchange.retry_after_s
+                    await asyncio.sleep(min(_PAUSE_S if wait is None else wait, _LONGEST_WAIT_S))
             self._stopped_by = self._stopped_by or "duration"
 
         await asyncio.gather(*(client(number) for number in range(clients)))
@@ -132,15 +152,16 @@ class _Window:
         counted = sum(at >= plan.ramp_s for at in due)
         self._stopped_by = "requests" if counted == plan.requests else "duration"
         self._began_ns = begin = time.monotonic_ns()
-        tasks: set[asyncio.Task[None]] = set()
+        tasks: set[asyncio.Task[Asked]] = set()
         for at in due:
             at_ns = begin + round(at * 1e9)
             left = at_ns - time.monotonic_ns()
             if left > 0:
                 await asyncio.sleep(left * 1e-9)
             part: Part = "ramp" if at < plan.ramp_s else "counted"
-            if self._open >= MOST_OPEN:
+            if len(tasks) >= self._plan.most_open:
                 self._refuse(part, at_ns)
+                await asyncio.sleep(0)  # or nothing would ever be received
                 continue
             task = asyncio.create_task(self._ask(part, at_ns))
             tasks.add(task)
@@ -151,13 +172,13 @@ class _Window:
     def result(self) -> Opened:
         return Opened(
             began_ns=self._began_ns,
-            ended_ns=time.monotonic_ns(),
             asked=sorted(self._asked, key=lambda asked: asked.number),
             stopped_by=self._stopped_by,
             most_open=self._most_open,
+            late_s=self._late_s,
         )
 
-    async def _ask(self, part: Part, due_ns: int) -> None:
+    async def _ask(self, part: Part, due_ns: int) -> Asked:
         number = next(self._numbers)
         asked = Asked(number, part, due_ns)
         self._asked.append(asked)
@@ -172,7 +193,7 @@ class _Window:
                 if fault is None or fault.code not in _RETRIED or asked.retries == self._plan.retries:
                     # Whoever retries has waited since the first attempt.
                     asked.exchange.sent_ns = asked.sent_ns
-                    return
+                    return asked
                 asked.retries += 1
                 wait = asked.exchange.retry_after_s
                 await asyncio.sleep(min(wait if wait is not None else 0.5 * 2**asked.retries, _LONGEST_WAIT_S))
@@ -182,7 +203,7 @@ class _Window:
     def _refuse(self, part: Part, due_ns: int) -> None:
         """A request that the client itself has no room for: due, and not sent."""
         now = time.monotonic_ns()
-        fault = Fault("client_full", f"{MOST_OPEN:,} requests were open")
+        fault = Fault("client_full", f"{self._plan.most_open:,} requests were open")
         exchange = Exchange(sent_ns=now, end_ns=now, fault=fault)
         self._asked.append(Asked(next(self._numbers), part, due_ns, now, exchange=exchange))
 

@@ -23,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -96,11 +97,22 @@ def load_options(
             raise InputError(f"--{name}: {places[0]} says it of each endpoint; change it there")
         return _merged(read_load_file(Path(places[0])), load)
     targets: list[dict[str, Any]] = [{"url": place, "stream": not at_once} for place in places]
+    _own_keys(places, servers)
     for name, value in servers.items():
         values = _each(name, value, len(places)) if isinstance(value, str) else [value] * len(places)
         for target, own in zip(targets, values, strict=True):
-            target[name] = own
+            if own != "":
+                target[name] = own
     return LoadOptions(targets=tuple(TargetOptions(**target) for target in targets), **load)
+
+
+def _own_keys(places: Sequence[str], servers: Mapping[str, Any]) -> None:
+    """Raise InputError where one key would go to two servers, of which one has no business with it."""
+    hosts = {urlsplit(place).netloc or place for place in places}
+    if len(hosts) > 1 and "key_file" in servers:
+        raise InputError("--key-file: would send one key to two servers; give a TOML file with key_file of each")
+    if len(hosts) > 1 and "key_env" in servers and "," not in str(servers["key_env"]):
+        raise InputError("--key-env: would send one key to two servers; name one each, with a comma (A, or ,B for one)")
 
 
 def _only_given(flags: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,7 +125,7 @@ def _each(name: str, text: str, count: int) -> list[str]:
     parts = [part.strip() for part in text.split(",")]
     if len(parts) == 1:
         return parts * count
-    if len(parts) != count or not all(parts):
+    if len(parts) != count:
         flag = f"--{name.replace('_', '-')}"
         raise InputError(f"{flag} {text[:80]!r}: expected one value, or one for each of {count} targets")
     return parts
@@ -138,10 +150,10 @@ def read_load_file(path: Path) -> LoadOptions:
     for name in ("concurrency", "rate"):
         value = getattr(found, name)
         if value is not None:
-            options[name] = ",".join(f"{each:g}" for each in (value if isinstance(value, list) else [value]))
+            options[name] = ",".join(map(repr, value if isinstance(value, list) else [value]))
     if found.prompts is not None:
         options["prompts"] = path.parent / found.prompts
-    options["objectives"] = tuple(f"{name}={value:g}" for name, value in found.objectives.items())
+    options["objectives"] = tuple(f"{name}={value!r}" for name, value in found.objectives.items())
     targets = []
     for endpoint in found.endpoint:
         own = endpoint.model_dump()

@@ -84,18 +84,17 @@ class LoadPlan:
     @property
     def most_requests(self) -> int | None:
         """The most that one endpoint is asked, over all levels and rounds; None: nobody can tell (a closed loop for a
-        time, a sweep)."""
+        time or with a ramp, a sweep)."""
         if self.sweep:
             return None
         total = 0.0
         for load in self.levels:
             warmup = self.warmup if self.warmup is not None else default_warmup(load)
-            if self.requests is not None:
-                total += self.requests + warmup
-            elif load.kind == "closed":
+            if load.kind == "closed" and (self.requests is None or self.ramp_s):
                 return None
-            else:
-                total += load.value * (self.duration_s + self.ramp_s) * 1.5 + warmup + 10
+            counted = self.requests if self.requests is not None else load.value * self.duration_s * 1.5 + 10
+            ramp = load.value * self.ramp_s * 1.5 + 10 if self.ramp_s else 0
+            total += counted + ramp + warmup
         return math.ceil(total * self.rounds * (1 + self.retries))
 
 
@@ -110,6 +109,8 @@ def planned(options: LoadOptions) -> LoadPlan:
     levels = _levels(options)
     pair = len(options.targets) == 2
     rounds = options.rounds if options.rounds is not None else 5 if pair else 1
+    if options.sweep and len(levels) > 1:
+        raise InputError("--sweep: doubles the load from one level on; give one --concurrency or --rate")
     if options.sweep and pair:
         raise InputError("--sweep: a sweep looks for one server's saturation; give one target, or list --concurrency")
     requests = options.requests
@@ -200,7 +201,7 @@ def objectives(given: Sequence[str]) -> dict[str, float]:
     found: dict[str, float] = {}
     for entry in given:
         for part in entry.split(","):
-            match = re.fullmatch(r"\s*([a-z0-9_]+)\s*=\s*([0-9.]+)\s*(ms|s)?\s*", part)
+            match = re.fullmatch(r"\s*([a-z0-9_]+)\s*=\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*(ms|s)?\s*", part)
             value = _number(match[2]) if match else None
             if match is None or value is None or value <= 0 or match[1] not in OBJECTIVES:
                 raise InputError(

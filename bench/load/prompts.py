@@ -20,6 +20,7 @@ from .targets import Target
 SERVER = "server"
 # Bodies made before a window opens; a load that sends more begins anew with the first, which the record says.
 POOL = 4096
+ASKED_POOL = 256  # where the server cuts them, at three questions a prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,7 @@ class Counting:
         """How tokens are counted."""
         if self.tokenizer is None:
             return Tokens(name=None, why=self.why, prompts_cut_by=self.prompts.tokenizer.name)
-        return Tokens(name=self.tokenizer.name, sha256=self.tokenizer.sha256)
+        return Tokens(name=self.tokenizer.name, sha256=self.tokenizer.sha256 or None)
 
 
 def counting_of(reference: str | None, prompts: Path | None, targets: list[Target]) -> Counting:
@@ -66,7 +67,8 @@ def _of_the_server(targets: list[Target]) -> Tokenizer:
 
 def _theirs(targets: list[Target]) -> Tokenizer | None:
     """The tokenizer that ships and that every server names as its own."""
-    named = {str(target.about.get("tokenizer", {}).get("sha256")) for target in targets}
+    told = [target.about.get("tokenizer") for target in targets]
+    named = {str(each.get("sha256")) if isinstance(each, dict) else None for each in told}
     for reference in (EMBEDDED, SOURCE):
         tokenizer = tokenizer_of(reference)
         if named == {tokenizer.sha256}:
@@ -90,7 +92,8 @@ class Bodies:
 
     def window(self, expected: int | None) -> Callable[[int], bytes]:
         """The bodies of a window that sends `expected` requests (None: nobody knows)."""
-        count = min(expected or POOL, POOL)
+        most = POOL if self.counting.prompts.tokenizer.sha256 else ASKED_POOL
+        count = min(expected or most, most)
         pool = [self._body(self.first + number) for number in range(count)]
         self.first += count
 
@@ -103,7 +106,7 @@ class Bodies:
     def _body(self, number: int) -> bytes:
         (ids,) = self.counting.prompts.batch(number, 1, self.prompt_tokens)
         prompt: str | list[int] = ids if self.send_ids else self.counting.prompts.tokenizer.decode(ids)
-        body = self.endpoint.body(prompt, self.output_tokens, self.temperature, None)
+        body = self.endpoint.body(prompt, self.output_tokens, self.temperature)
         self.digest.update(body)
         return body
 

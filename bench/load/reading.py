@@ -18,8 +18,6 @@ from .driver import Asked, Opened
 
 # A difference between our count and the server's that is worth a warning.
 DIFFERS = 0.01
-# Chunks kept of one reply.
-_MOST_CHUNKS = 1 << 16
 
 
 def read_window(
@@ -43,9 +41,6 @@ def read_asked(
     ok = reply.fault is None
     output, hidden, chunks, notes = _counted(reply, tokenizer)
     tokens = output + hidden if output is not None else reply.usage_output_tokens
-    if output is None and tokens is not None:
-        # Nobody knows which chunk held how many: all of them stand with the last one.
-        chunks = [(at, 0) for at, _ in chunks[:-1]] + [(at, tokens) for at, _ in chunks[-1:]]
     return RequestRecord(
         window=window,
         number=asked.number,
@@ -67,7 +62,7 @@ def read_asked(
         usage_output_tokens=reply.usage_output_tokens,
         tokens=tokens,
         finish_reason=reply.finish_reason,
-        chunks=tuple((round(at, 6), final) for at, final in chunks[:_MOST_CHUNKS]),
+        chunks=tuple((round(at, 6), final) for at, final in chunks),
         visible_s=next((piece.at_s for piece in reply.shown if piece.text), None),
         revised=revisions([piece.text for piece in reply.shown]) if reply.replaces else 0,
         notes=reply.notes + notes,
@@ -81,6 +76,8 @@ def _served(reply: Reply, exchange: Exchange) -> dict[str, Any]:
     found = {name: value for name, value in reply.served.items() if name == "work"}
     sent, received = reply.served.get("sent_ns"), reply.served.get("received_ns")
     if not isinstance(sent, list) or not isinstance(received, int) or len(sent) != len(reply.shown):
+        return found
+    if not all(isinstance(at, int) for at in sent):
         return found
     found["sent_s"] = [round((at - received) * 1e-9, 6) for at in sent]
     added = [exchange.sent_ns * 1e-9 + piece.at_s - at * 1e-9 for piece, at in zip(reply.shown, sent, strict=True)]

@@ -9,8 +9,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+
 from ... import __version__
 from ...models.endpoints.client import Limits
+from ...models.endpoints.endpoint import Endpoint
+from ...models.endpoints.faults import meaning
 from ...profiles.environment import capture_environment, read_moment
 from ...profiles.serving.record import (
     Level,
@@ -27,9 +31,9 @@ from ...profiles.serving.record import (
 from ...profiles.serving.store import append_requests, write_load
 from ...profiles.serving.summary import Price, level_metrics, ratios
 from ..folders import new_id
-from .certificate import UNKNOWN, certificate, ordered
+from .certificate import certificate, ordered, unknown
 from .driver import Opened, WindowPlan, run_window
-from .options import LoadOptions, LoadPlan, default_warmup
+from .options import MOST_OPEN, LoadOptions, LoadPlan, default_warmup
 from .prompts import Bodies, Counting
 from .reading import read_window, usage_warning
 from .spend import price_of
@@ -41,6 +45,7 @@ _LATE_S = 0.005
 # A sweep ends when doubling the load has raised the throughput by less than this, twice, or so many requests fail.
 _GAIN, _FAILED = 0.05, 0.05
 _MOST_LEVELS = 16
+_MOST_CLIENTS = 4096
 # Throughput of at least so much of the highest is as good as the highest.
 _SATURATED = 0.95
 
@@ -56,6 +61,7 @@ class Session:
     folder: Path
     command: Sequence[str]
     said: Callable[[str], None]
+    most_open: int = MOST_OPEN
     _windows: list[Window] = field(default_factory=list)
     _levels: dict[tuple[Load, int], Level] = field(default_factory=dict)
     _requests: dict[int, list[RequestRecord]] = field(default_factory=dict)
@@ -136,7 +142,7 @@ class Session:
             ),
             objectives=plan.objectives,
             certificate=certificate(endpoints),
-            unknown=UNKNOWN if len(endpoints) == 2 else (),
+            unknown=unknown(endpoints),
             environment=capture_environment(),
             dlmbench_version=__version__,
         )
@@ -160,8 +166,10 @@ class Session:
             ramp_s=plan.ramp_s,
             warmup=warmup,
             retries=plan.retries,
-            seed=self.options.seed * 1_000_003 + number,
+            # Both servers of a round get the same arrivals.
+            seed=f"{self.options.seed}/{round_number}/{load.key}",
             fresh=self.options.fresh,
+            most_open=self.most_open,
             limits=Limits(timeout_s=plan.timeout_s, connect_s=min(10.0, plan.timeout_s)),
         )
         began = datetime.now(UTC).isoformat(timespec="milliseconds")
@@ -177,7 +185,8 @@ class Session:
             seconds=_seconds(counted),
             stopped_by=opened.stopped_by,
             most_open=opened.most_open,
-            warnings=tuple(_warnings(load, counted, opened)),
+            late_p99_s=round(max(float(np.quantile(opened.late_s, 0.99)), 0.0), 6) if opened.late_s else None,
+            warnings=tuple(_warnings(load, counted, opened, target.endpoint, self.options.output_tokens)),
         )
         append_requests(self.folder, requests)
         self._windows.append(window)
@@ -209,8 +218,8 @@ class Session:
             if flat == 2:
                 why = f"doubling the load twice raised the throughput by less than {_GAIN:.0%} each time"
                 break
-            if kind == "closed" and value * 2 > 4096:
-                why = "4,096 open requests"
+            if kind == "closed" and value * 2 > min(self.most_open, _MOST_CLIENTS):
+                why = f"{value:g} open requests, of which this client can hold no more than {self.most_open:,}"
                 break
             value *= 2
         best = max(rate for _, rate in rates)
@@ -231,6 +240,7 @@ class Session:
                 "levels": tuple(self._levels.values()),
                 "ratios": tuple(self._ratios(record)),
                 "warnings": tuple(dict.fromkeys([*record.warnings, *self._warnings])),
+                "fault_meanings": {code: meaning(code) for level in self._levels.values() for code in level.faults},
             }
         )
 
@@ -295,7 +305,9 @@ def _in_ramp(load: Load, plan: LoadPlan) -> int:
     return round(load.value * plan.ramp_s / 2) if load.kind != "closed" else 0
 
 
-def _warnings(load: Load, counted: Sequence[RequestRecord], opened: Opened) -> list[str]:
+def _warnings(
+    load: Load, counted: Sequence[RequestRecord], opened: Opened, endpoint: Endpoint, wanted: int
+) -> list[str]:
     """What makes a window another load than it says."""
     found = []
     if load.kind != "closed" and counted:
@@ -303,6 +315,13 @@ def _warnings(load: Load, counted: Sequence[RequestRecord], opened: Opened) -> l
         late = lags[int(0.99 * (len(lags) - 1))]
         if late > max(_LATE / load.value, _LATE_S):
             found.append(f"the client was late by {1e3 * late:.0f} ms at its p99: this machine cannot send that load")
+    answered = [request for request in counted if request.status == "ok"]
+    lengths = [request.usage_output_tokens or request.tokens for request in answered]
+    short = sum(length is not None and length < wanted for length in lengths)
+    if endpoint.ignore_eos is not None and short:
+        found.append(f"{short} of {len(answered)} answers were shorter than asked for, though told not to stop early")
+    if opened.late_s and (late_s := float(np.quantile(opened.late_s, 0.99))) > _LATE_S:
+        found.append(f"the client's loop was late by {1e3 * late_s:.0f} ms at its p99, and so were its stamps")
     cached = sum(request.status == "ok" and request.reused is False for request in counted)
     if cached and cached < len(counted):
         found.append(f"{cached} of {len(counted)} requests made a new connection")

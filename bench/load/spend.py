@@ -7,21 +7,21 @@ from collections.abc import Sequence
 from ... import InputError
 from ...profiles.serving.summary import Price
 from .options import LoadOptions, LoadPlan
-from .targets import Target
+from .targets import Place
 
 # Tokens that may go to a public address unasked, where no price tells what they cost.
 FREE_TOKENS = 20_000
 
 
-def check_spending(options: LoadOptions, plan: LoadPlan, targets: Sequence[Target]) -> None:
+def check_spending(options: LoadOptions, plan: LoadPlan, places: Sequence[Place]) -> None:
     """Raise InputError where a public server might be sent more than may be spent unasked; `--yes` allows it.
 
     The most: every request with its whole prompt and all the tokens that it may be answered with.
     """
-    public = [target for target in targets if target.public]
+    public = [place.url for place in places if place.public]
     if not public or options.yes:
         return
-    where = " and ".join(target.endpoint.name for target in public)
+    where = " and ".join(public)
     requests = plan.most_requests
     if requests is None:
         raise InputError(

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-import json
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from ... import InputError
-from ...models.endpoints.endpoint import Endpoint, Side, base_url, is_public
+from ...models.endpoints.endpoint import RESERVED, Endpoint, Side, base_url, is_public
 from ...models.endpoints.key import Key, key_from
 from ...models.endpoints.presets import GENERIC, Preset, preset, presets
+from ...models.endpoints.untrusted import ask_json, clean
 from ...profiles.serving.record import EndpointRecord
-from .options import LoadOptions, TargetOptions
+from .options import TargetOptions
 
 _ASK_S = 10.0
 _ANSWER_B = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a target is, before it has been asked anything. `public`: outside this machine and its private networks."""
+
+    given: TargetOptions
+    url: str
+    preset: Preset | None
+    key: Key | None
+    public: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,13 +58,8 @@ class Target:
         )
 
 
-def targets_of(options: LoadOptions) -> list[Target]:
-    """All targets. Raises InputError for what cannot be asked: no such preset, no URL, no model, no key where named."""
-    return [target_of(given) for given in options.targets]
-
-
-def target_of(given: TargetOptions) -> Target:
-    """One target. The server is asked what models it has, unless a model is named and nothing else is to be learnt."""
+def place_of(given: TargetOptions) -> Place:
+    """Where a target is. Raises InputError for what cannot be asked: no such preset, no URL, no key that was named."""
     known = preset(given.url) if given.url in presets() else None
     if known is None and "://" not in given.url:
         names = ", ".join(presets())
@@ -65,20 +69,27 @@ def target_of(given: TargetOptions) -> Target:
     url = base_url(given.url if known is None else _url(known))
     public = is_public(url)
     chosen = known or (preset(given.preset) if given.preset is not None else None)
-    key = _key(given, chosen, url, public)
-    listed = _models(url, None if key is None else key.header())
-    about: dict[str, Any] = next((entry["dlmbench"] for entry in listed if isinstance(entry.get("dlmbench"), dict)), {})
-    chosen = chosen or preset("dlmbench" if about else GENERIC)
     if given.side is not None and given.side not in ("ar", "diffusion"):
         raise InputError(f"--side {given.side[:40]!r}: expected ar or diffusion")
     if given.diffusing and not given.stream:
         raise InputError("--diffusing: is a kind of stream; leave out --no-stream")
+    if reserved := [name for name in given.extra if name in RESERVED]:
+        raise InputError(f"--extra {reserved[0]}: is said by a flag of its own, which the record and the budget know")
+    return Place(given, url, chosen, _key(given, chosen, url, public), public)
+
+
+def target_of(place: Place) -> Target:
+    """Ask a server what it is. Raises InputError where it has no model that it could be asked for."""
+    given, key = place.given, place.key
+    listed = _models(place.url, key)
+    about: dict[str, Any] = next((entry["dlmbench"] for entry in listed if isinstance(entry.get("dlmbench"), dict)), {})
+    chosen = place.preset or preset("dlmbench" if about else GENERIC)
     if given.diffusing and chosen.diffusing is None:
         raise InputError(f"--diffusing: {chosen.title} has no such stream")
     sided: Side | None = given.side or chosen.side or _side(about)  # type: ignore[assignment]
     endpoint = Endpoint(
-        url=url,
-        model=given.model or chosen.model or _only(listed, url),
+        url=place.url,
+        model=given.model or chosen.model or _only(listed, place.url),
         side=sided,
         style="completions" if given.api == "completions" else "chat",
         stream=given.stream,
@@ -89,13 +100,17 @@ def target_of(given: TargetOptions) -> Target:
         key=key,
         preset=chosen.name,
     )
-    return Target(endpoint, chosen, about, public)
+    return Target(endpoint, chosen, about, place.public)
 
 
 def _key(given: TargetOptions, chosen: Preset | None, url: str, public: bool) -> Key | None:
     """The key for a server: named by the user, or by the preset that the user named. No other variable is read: a key
     is sent to whom it belongs, and not to whatever server is measured next."""
-    name = given.key_env or (chosen.key_env if chosen else None)
+    name = given.key_env
+    if name is None and given.key_file is None and chosen is not None:
+        # A public service's key is for that service; the variables of software that anybody may run are for any URL.
+        owner = chosen.url is None or not is_public(chosen.url) or chosen.url == url
+        name = chosen.key_env if owner else None
     key = key_from(name, given.key_file)
     if key is None and given.key_env is not None:
         raise InputError(f"--key-env {given.key_env[:60]}: the variable is not set; export the key there")
@@ -115,25 +130,11 @@ def _url(known: Preset) -> str:
     return known.url
 
 
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """The key would go with them."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-def _models(url: str, authorization: str | None) -> list[dict[str, Any]]:
+def _models(url: str, key: Key | None) -> list[dict[str, Any]]:
     """What `/models` lists; nothing where the server has no such list or does not answer: the load will tell."""
-    request = urllib.request.Request(f"{url}/models", headers={"Accept": "application/json"})
-    if authorization is not None:
-        request.add_unredirected_header("Authorization", authorization)
-    opener = urllib.request.build_opener(_NoRedirects, urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(request, timeout=_ASK_S) as answer:
-            data = json.loads(answer.read(_ANSWER_B))["data"]
-        return [entry for entry in data if isinstance(entry, dict)]
-    except (OSError, urllib.error.URLError, ValueError, KeyError, TypeError, RecursionError):
-        return []
+    answer = ask_json(f"{url}/models", key, limit_s=_ASK_S, most_b=_ANSWER_B)
+    data = answer.get("data") if isinstance(answer, dict) else None
+    return [clean(entry) for entry in data if isinstance(entry, dict)] if isinstance(data, list) else []
 
 
 def _only(listed: Sequence[dict[str, Any]], url: str) -> str:

@@ -89,7 +89,7 @@ def _backend(options: ServeOptions) -> Backend:
 
 async def _serve(backend: Backend, options: ServeOptions, ready: Callable[[dict[str, Any]], None]) -> None:
     # A client that goes away ends its generation.
-    runner = web.AppRunner(make_app(backend), access_log=None, handler_cancellation=True)
+    runner = web.AppRunner(make_app(backend), access_log=None, handler_cancellation=True, shutdown_timeout=1.0)
     await runner.setup()
     try:
         site = web.TCPSite(runner, options.host, options.port, backlog=4096, reuse_address=True)
@@ -109,6 +109,8 @@ async def _serve(backend: Backend, options: ServeOptions, ready: Callable[[dict[
             loop.add_signal_handler(number, ended.set)
         ready({"url": f"http://{host}:{port}/v1", "model": backend.name, "pid": os.getpid(), **backend.about()})
         await ended.wait()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)  # a second one ends it at once
     finally:
         await runner.cleanup()
 

@@ -13,13 +13,13 @@ from ... import InputError
 _OTHERS = 64
 
 
-def raise_file_limit(wanted: int = 0) -> None:
+def raise_file_limit(wanted: int = 0) -> int:
     """Let this process open as many sockets as the system allows: the usual 1024 is fewer than a load's streams.
 
-    Raises InputError where `wanted` of them are more than that.
+    Returns how many that are. Raises InputError where `wanted` are more.
     """
     if resource is None:
-        return
+        return 1 << 20
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         most = hard if hard != resource.RLIM_INFINITY else max(soft, 1 << 20)
@@ -30,3 +30,4 @@ def raise_file_limit(wanted: int = 0) -> None:
             f"{wanted:,} open requests: this process may open {soft:,} files (ulimit -Hn); raise that limit or ask for "
             "fewer"
         )
+    return soft - _OTHERS if soft != resource.RLIM_INFINITY else 1 << 20

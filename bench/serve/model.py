@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -117,15 +117,6 @@ class ModelBackend:
             raise RefusedError(400, "invalid_request_error", message)
         if self._waiting >= self._serving.waiting:
             raise RefusedError(429, "rate_limit_error", f"{self._waiting} requests wait already", {"Retry-After": "1"})
-        self._waiting += 1
-        try:
-            async with self._line, aclosing(self._generate(prompt, ask)) as happening:
-                async for happened in happening:
-                    yield happened
-        finally:
-            self._waiting -= 1
-
-    async def _generate(self, prompt: list[int], ask: Ask) -> Happening:
         loop = asyncio.get_running_loop()
         queue: asyncio.Queue[Step | Ended | BaseException] = asyncio.Queue()
 
@@ -133,7 +124,9 @@ class ModelBackend:
             loop.call_soon_threadsafe(queue.put_nowait, happened)
 
         observer = _Teller(tell, ask.tokens, diffusing=ask.diffusing)
-        work = loop.run_in_executor(self._thread, self._run, prompt, ask, observer, tell)
+        self._waiting += 1
+        work = asyncio.create_task(self._turn(prompt, ask, observer, tell))
+        work.add_done_callback(self._left)
         try:
             while True:
                 happened = await queue.get()
@@ -143,9 +136,20 @@ class ModelBackend:
                 if isinstance(happened, Ended):
                     return
         finally:
+            # A generation that nobody waits for ends at its next announcement, or never begins.
             observer.gone.set()
-            # The next request needs the thread; a generation that nobody waits for ends at its next announcement.
-            await asyncio.shield(asyncio.gather(work, return_exceptions=True))
+            if not observer.begun:
+                work.cancel()
+
+    async def _turn(self, prompt: list[int], ask: Ask, observer: _Teller, tell: Any) -> None:
+        """Wait in line, then generate. A reader that is slow, or has gone, holds nobody up: what is generated for it
+        waits for it."""
+        async with self._line:
+            observer.begun = True
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._run, prompt, ask, observer, tell)
+
+    def _left(self, _: asyncio.Task[None]) -> None:
+        self._waiting -= 1
 
     def _run(self, prompt: list[int], ask: Ask, observer: _Teller, tell: Any) -> None:
         """One generation, in the thread."""
@@ -203,6 +207,7 @@ class _Teller:
     length: int
     diffusing: bool
     gone: threading.Event = field(default_factory=threading.Event)
+    begun: bool = False
     forwards: int = 0
     _ids: list[int | None] = field(default_factory=list)
     _committed: list[bool] = field(default_factory=list)

@@ -21,18 +21,22 @@ import aiohttp
 from .endpoint import Endpoint
 from .faults import Fault, fault_of
 from .sse import DoneSeen
+from .untrusted import clean_text
 
 # What a refusal says of itself is shown; more of it is not read.
-_REFUSAL_B = 4096
+_REFUSAL_B = 16384
+_CLOSING_S = 0.05
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What a request may take: seconds until it is whole, seconds until it is connected, bytes of its reply."""
+    """What a request may take: seconds until it is whole, seconds until it is connected, bytes of its reply; and bytes
+    of all replies that a client keeps."""
 
     timeout_s: float = 120.0
     connect_s: float = 10.0
     reply_b: int = 16 << 20
+    kept_b: int = 2 << 30
 
 
 @dataclass(slots=True)
@@ -40,7 +44,8 @@ class Exchange:
     """A request and all that came back, in nanoseconds of `time.monotonic_ns` (one clock for all processes of a host).
 
     `sent_ns` is when the client began: it includes making the connection, where there was none (`reused` False).
-    `pieces` are (stamp, bytes) as the socket gave them. `end_ns` is when the reply was whole or had failed.
+    `pieces` are (stamp, bytes) as the socket gave them. `end_ns` is when the reply was whole (a stream's [DONE] says
+    so) or had failed.
     """
 
     sent_ns: int = 0
@@ -58,7 +63,7 @@ class Client:
     """An HTTP client for one endpoint. With `fresh` every request makes a connection of its own."""
 
     def __init__(self, endpoint: Endpoint, limits: Limits, *, fresh: bool = False) -> None:
-        self._endpoint, self._limits = endpoint, limits
+        self._endpoint, self._limits, self._kept_b = endpoint, limits, 0
         trace = aiohttp.TraceConfig()
         trace.on_connection_reuseconn.append(_reused)
         trace.on_connection_create_start.append(_created)
@@ -98,7 +103,7 @@ class Client:
                     exchange.fault = await self._refusal(response, exchange)
         except Exception as error:
             exchange.fault = self._hidden(fault_of(error))
-        exchange.end_ns = time.monotonic_ns()
+        exchange.end_ns = exchange.end_ns or time.monotonic_ns()
         return exchange
 
     async def _receive(self, response: aiohttp.ClientResponse, exchange: Exchange) -> None:
@@ -109,18 +114,17 @@ class Client:
         async for piece in response.content.iter_any():
             pieces.append((now(), piece))
             received += len(piece)
-            if received > most:
-                exchange.fault = Fault("too_large", f"more than {most:,} bytes")
+            self._kept_b += len(piece)
+            if received > most or self._kept_b > self._limits.kept_b:
+                each = f"a reply of more than {most:,} bytes"
+                exchange.fault = Fault("too_large", each if received > most else "too much was kept of all replies")
+                self._kept_b -= received
+                pieces.clear()
                 response.close()
                 return
             if done is not None and done(piece):
-                # The rest, if any, is the end of the chunked body: read for a moment, so that the connection can serve
-                # the next request; a server that keeps it open after [DONE] has it closed.
-                try:
-                    async with asyncio.timeout(1.0):
-                        await response.content.read(1)
-                except TimeoutError:
-                    response.close()
+                exchange.end_ns = pieces[-1][0]
+                await _ended(response)
                 return
 
     async def _refusal(self, response: aiohttp.ClientResponse, exchange: Exchange) -> Fault:
@@ -135,12 +139,22 @@ class Client:
         exchange.retry_after_s = _seconds(response.headers.get("Retry-After"))
         said = await response.content.read(_REFUSAL_B)
         response.close()
-        text = " ".join(said.decode("utf-8", "replace").split())[:300]
-        return self._hidden(Fault(f"http_{response.status}", text or (response.reason or "")))
+        text = said.decode("utf-8", "replace")
+        return self._hidden(Fault(f"http_{response.status}", text.strip() or (response.reason or "")))
 
     def _hidden(self, fault: Fault) -> Fault:
         key = self._endpoint.key
-        return fault if key is None else Fault(fault.code, key.hide(fault.message))
+        return Fault(fault.code, clean_text(fault.message if key is None else key.hide(fault.message)))
+
+
+async def _ended(response: aiohttp.ClientResponse) -> None:
+    """Read the end of the chunked body after [DONE], so that the connection can serve the next request. A server that
+    keeps it open, or breaks it off, has said all that counts: it gets a new connection."""
+    try:
+        async with asyncio.timeout(_CLOSING_S):
+            await response.content.read(1)
+    except (TimeoutError, aiohttp.ClientError, OSError):
+        response.close()
 
 
 async def _reused(session: aiohttp.ClientSession, context: object, params: object) -> None:

@@ -38,7 +38,6 @@ class Endpoint:
     ignore_eos: IgnoreEos = None
     replaces: bool = False
     diffusing: str | None = None
-    usage_in_stream: bool = True
     extra: dict[str, Any] = field(default_factory=dict)
     key: Key | None = field(default=None, compare=False)
     preset: str | None = None
@@ -53,7 +52,7 @@ class Endpoint:
         """Model and address, as shown."""
         return f"{self.model} at {urlsplit(self.url).netloc}"
 
-    def body(self, prompt: str | list[int], max_tokens: int, temperature: float | None, seed: int | None) -> bytes:
+    def body(self, prompt: str | list[int], max_tokens: int, temperature: float | None) -> bytes:
         """The request's JSON. Token ids as a prompt are for the style `completions` alone."""
         fields: dict[str, Any] = {"model": self.model}
         if self.style == "chat":
@@ -64,14 +63,11 @@ class Endpoint:
         fields["max_tokens"] = max_tokens
         if temperature is not None:
             fields["temperature"] = temperature
-        if seed is not None:
-            fields["seed"] = seed
         if self.ignore_eos is not None:
             fields[self.ignore_eos] = True
         if self.stream:
             fields["stream"] = True
-            if self.usage_in_stream:
-                fields["stream_options"] = {"include_usage": True}
+            fields["stream_options"] = {"include_usage": True}
             if self.replaces and self.diffusing is not None:
                 fields[self.diffusing] = True
         return json.dumps(fields | self.extra, ensure_ascii=False).encode("utf-8", "surrogatepass")
@@ -83,6 +79,12 @@ class Endpoint:
         if self.key is not None:
             found["Authorization"] = self.key.header()
         return found
+
+
+# What decides how much a request may cost, or what is measured, is said by flags of its own.
+RESERVED = (
+    "model", "messages", "prompt", "max_tokens", "max_completion_tokens", "n", "best_of", "stream", "stream_options",
+)  # fmt: skip
 
 
 def base_url(text: str) -> str:

@@ -10,6 +10,7 @@ import errno
 import socket
 import ssl
 from dataclasses import dataclass
+from http import HTTPStatus
 
 import aiohttp
 
@@ -33,6 +34,16 @@ FAULTS: dict[str, str] = {
 }
 
 
+def meaning(code: str) -> str:
+    """What a fault's name says, in words."""
+    if code.startswith("http_") and code[5:].isdigit():
+        try:
+            return f"the server answered {int(code[5:])} {HTTPStatus(int(code[5:])).phrase}"
+        except ValueError:
+            return f"the server answered {code[5:]}"
+    return FAULTS.get(code, "")
+
+
 @dataclass(frozen=True, slots=True)
 class Fault:
     """Why a request has no valid reply: a name of FAULTS or `http_NNN`, and what was said in this case."""
@@ -53,6 +64,8 @@ def fault_of(error: BaseException) -> Fault:
             return Fault("tls", text)
         case aiohttp.ClientConnectorError() | ConnectionRefusedError():
             number = getattr(error, "errno", None) or getattr(getattr(error, "os_error", None), "errno", None)
+            if number in (errno.EMFILE, errno.ENFILE):
+                return Fault("client_full", text)
             return Fault("refused" if number == errno.ECONNREFUSED else "connect", text)
         case aiohttp.ContentTypeError():
             return Fault("malformed", text)
@@ -69,5 +82,4 @@ def fault_of(error: BaseException) -> Fault:
 
 
 def _said(error: BaseException) -> str:
-    text = " ".join(str(error).split())[:300]
-    return text or type(error).__name__
+    return " ".join(str(error).split()) or type(error).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from pathlib import Path
 from ... import InputError
 
 HIDDEN = "[key]"
-# Shorter ones would be found inside words.
+# Shorter ones would be found inside words, and could not be taken out of what a server repeats.
 _LEAST = 8
 
 
@@ -29,8 +30,11 @@ class Key:
         return f"Bearer {self._token}"
 
     def hide(self, text: str) -> str:
-        """`text` without the token: a server may repeat what it was sent in what it answers."""
-        return text.replace(self._token, HIDDEN) if len(self._token) >= _LEAST else text
+        """`text` without the token: a server may repeat what it was sent in what it answers, as it is or as JSON spells
+        it. Hide before cutting: half a key is no longer found."""
+        for spelt in (self._token, self._token.replace("/", "\\/"), json.dumps(self._token)[1:-1]):
+            text = text.replace(spelt, HIDDEN)
+        return text
 
 
 def key_from(name: str | None, file: Path | None, environment: Mapping[str, str] = os.environ) -> Key | None:
@@ -54,6 +58,8 @@ def key_from(name: str | None, file: Path | None, environment: Mapping[str, str]
 
 
 def _key(token: str, origin: str) -> Key:
-    if not token or not all("!" <= character <= "~" for character in token):
-        raise InputError(f"key from {origin}: expected one word of printable ASCII; check what was saved there")
+    if len(token) < _LEAST or not all("!" <= character <= "~" for character in token):
+        raise InputError(
+            f"key from {origin}: expected one word of printable ASCII, {_LEAST} characters or more; check what is there"
+        )
     return Key(token, origin)

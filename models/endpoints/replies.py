@@ -11,6 +11,7 @@ from .client import Exchange
 from .endpoint import Endpoint
 from .faults import Fault
 from .sse import DONE, events
+from .untrusted import MOST_COUNT, clean, clean_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +29,7 @@ class Shown:
 class Reply:
     """A reply as read. `closed_s` is when it was known to be whole; `text` is what stands at the end.
 
-    `usage_*` are the server's counts, None where it gave none. `stamps_s` are the server's own send times of the chunks
-    in `shown`, since it received the request, where the server is `dlmbench serve` and told them.
+    `usage_*` are the server's counts, None where it gave none; `served` is what `dlmbench serve` tells of itself.
     """
 
     shown: tuple[Shown, ...] = ()
@@ -52,8 +52,6 @@ def read_reply(exchange: Exchange, endpoint: Endpoint) -> Reply:
     if exchange.fault is None or exchange.pieces:
         reader.read()
     fault = exchange.fault or reader.fault
-    if fault is not None and endpoint.key is not None:
-        fault = Fault(fault.code, endpoint.key.hide(fault.message))
     shown, replaces = tuple(reader.shown), endpoint.replaces and reader.streamed
     text = (shown[-1].text if shown else "") if replaces else "".join(piece.text for piece in shown)
     hidden = "".join(piece.hidden for piece in shown)
@@ -101,7 +99,7 @@ class _Reader:
         except UnicodeDecodeError as error:
             self.fault = Fault("encoding", f"byte 0x{error.object[error.start]:02x} is not UTF-8")
         except _MalformedError as error:
-            self.fault = Fault("malformed", str(error)[:300])
+            self.fault = self._fault("malformed", str(error))
         except RecursionError:
             self.fault = Fault("malformed", "JSON nested too deep")
 
@@ -134,7 +132,7 @@ class _Reader:
     def _chunk(self, at_s: float, chunk: dict[str, Any]) -> None:
         if (error := chunk.get("error")) is not None:
             said = error.get("message") if isinstance(error, dict) else error
-            self.fault = Fault("error_event", " ".join(str(said).split())[:300])
+            self.fault = self._fault("error_event", str(said))
             return
         if isinstance(served := chunk.get("dlmbench"), dict):
             self._merge(served)
@@ -156,20 +154,30 @@ class _Reader:
         if text or hidden:
             if self.finish_reason is not None:
                 self.notes.append("text came after the finish reason")
+            if text is None and self._endpoint.replaces:  # it says nothing of what is shown
+                text = self.shown[-1].text if self.shown else ""
             self.shown.append(Shown(at_s, text or "", hidden))
         reason = choice.get("finish_reason")
         if reason is not None:
             if not isinstance(reason, str):
                 raise _MalformedError("`finish_reason` is no text")
-            self.finish_reason = reason[:40]
+            self.finish_reason = clean_text(self._hidden(reason), 40)
+
+    def _hidden(self, text: str) -> str:
+        return text if self._endpoint.key is None else self._endpoint.key.hide(text)
+
+    def _fault(self, code: str, message: str) -> Fault:
+        """A fault with what was said: the key is taken out before anything is cut."""
+        return Fault(code, clean_text(self._hidden(message)))
 
     def _usage(self, usage: Any) -> None:
         if not isinstance(usage, dict):
             raise _MalformedError("`usage` is no object")
-        found = []
+        found: list[int | None] = []
         for name in ("prompt_tokens", "completion_tokens"):
             value = usage.get(name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            if value is not None and not (whole and 0 <= value <= MOST_COUNT):
                 raise _MalformedError(f"`usage.{name}` is no count")
             found.append(value)
         self.usage = found[0], found[1]
@@ -177,10 +185,10 @@ class _Reader:
     def _merge(self, served: dict[str, Any]) -> None:
         """What `dlmbench serve` says of itself: a stamp with each chunk, the rest once."""
         for name, value in served.items():
-            if name == "sent_ns" and isinstance(value, int):
-                self.served.setdefault("sent_ns", []).append(value)
-            else:
-                self.served[name] = value
+            if name == "sent_ns":
+                self.served.setdefault("sent_ns", []).append(clean(value))
+            elif name in ("received_ns", "work"):
+                self.served[name] = clean(value)
 
 
 def _texts(choice: dict[str, Any]) -> tuple[str | None, str]:
@@ -207,7 +215,7 @@ def _object(text: str) -> dict[str, Any]:
     try:
         found = json.loads(text)
     except ValueError:
-        raise _MalformedError(f"no JSON: {text[:80]!r}") from None
+        raise _MalformedError(f"no JSON: {text!r}") from None
     if not isinstance(found, dict):
-        raise _MalformedError(f"no JSON object: {text[:80]!r}")
+        raise _MalformedError(f"no JSON object: {text!r}")
     return found

@@ -6,30 +6,30 @@ names. None of them is asked while a load runs.
 
 from __future__ import annotations
 
-import hashlib
-import json
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from ... import InputError
 from ..tokenizer import Tokenizer
 from .endpoint import Endpoint
+from .untrusted import ask_json
 
 Kind = Literal["vllm", "llamacpp"]
 _ASK_S = 30.0
 _ANSWER_B = 64 << 20
+_PHRASE = "Two words, and a sign."
 
 
 def server_tokenizer(endpoint: Endpoint, kind: Kind) -> Tokenizer:
-    """The server's tokenizer. Raises InputError where it does not answer as one."""
+    """The server's tokenizer. Raises InputError where it does not answer as one, or does not tell where tokens end."""
     backend = _Remote(endpoint, kind)
-    backend.encode("a")
+    encoded = backend.encode(_PHRASE)
+    if not encoded.ids or encoded.offsets[-1][1] != len(_PHRASE):
+        raise InputError("the server does not say where its tokens end; give --tokenizer a local one")
     name = f"the server's ({endpoint.model})"
     return Tokenizer(
         name=name,
-        sha256=hashlib.sha256(f"{endpoint.url} {endpoint.model}".encode()).hexdigest(),
+        sha256="",  # nobody knows the file
         vocab_size=0,
         eos_id=None,
         mask_id=None,
@@ -90,17 +90,8 @@ class _Remote:
         return [*tokens]
 
     def _ask(self, method: str, fields: dict[str, Any]) -> dict[str, Any]:
-        request = urllib.request.Request(
-            f"{self._root}/{method}", data=json.dumps(fields).encode(), headers={"Content-Type": "application/json"}
-        )
-        if self._endpoint.key is not None:
-            request.add_unredirected_header("Authorization", self._endpoint.key.header())
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        try:
-            with opener.open(request, timeout=_ASK_S) as answer:
-                found = json.loads(answer.read(_ANSWER_B))
-        except (OSError, urllib.error.URLError, ValueError, RecursionError):
-            raise self._no_tokenizer(method) from None
+        url = f"{self._root}/{method}"
+        found = ask_json(url, self._endpoint.key, limit_s=_ASK_S, most_b=_ANSWER_B, fields=fields)
         if not isinstance(found, dict):
             raise self._no_tokenizer(method)
         return found

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 _LINE = re.compile(rb"\r\n|\n|\r")
 DONE = "[DONE]"
-_DONE_LINE = re.compile(rb"(?:^|[\r\n])data: ?\[DONE\]")
+_DONE_LINE = re.compile(rb"[\r\n]data: ?\[DONE\]")
 # The longest piece of a line that says [DONE], less one byte.
 _TAIL = 14
 
@@ -21,11 +21,19 @@ def events(pieces: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
 
     Servers are not alike in whether the last event has one, so that whoever reads the data decides whether it is whole.
     """
-    rest = b""
+    # The beginning of a line, in the pieces in which it came: joined once, however many they are.
+    begun: list[bytes] = []
     data: list[bytes] = []
     stamp = 0
     for stamp, piece in pieces:
-        lines, rest = _lines(rest + piece)
+        if b"\n" not in piece and b"\r" not in piece and not (begun and begun[-1].endswith(b"\r")):
+            begun.append(piece)
+            continue
+        text = b"".join([*begun, piece])
+        # A CR at the end may be half of a line's end.
+        kept = text.endswith(b"\r")
+        *lines, rest = _LINE.split(text[:-1] if kept else text)
+        begun = [rest + b"\r"] if kept else [rest]
         for line in lines:
             if line:
                 if line.startswith(b"data:"):
@@ -33,17 +41,11 @@ def events(pieces: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, bytes]]:
             elif data:
                 yield stamp, b"\n".join(data)
                 data = []
-    if rest.startswith(b"data:"):
-        data.append(rest.rstrip(b"\r\n")[5:].removeprefix(b" "))
+    last = b"".join(begun).rstrip(b"\r\n")
+    if last.startswith(b"data:"):
+        data.append(last[5:].removeprefix(b" "))
     if data:
         yield stamp, b"\n".join(data)
-
-
-def _lines(text: bytes) -> tuple[list[bytes], bytes]:
-    """The whole lines of `text`, and what is left. A CR at the end may be half of a line's end."""
-    kept = text.endswith(b"\r")
-    *lines, rest = _LINE.split(text[:-1] if kept else text)
-    return lines, rest + b"\r" if kept else rest
 
 
 class DoneSeen:

@@ -28,15 +28,14 @@ class Delivery:
     """A reply's chunks. `at_s` [n] are their times since the request was sent, rising; `final` [n] is how many tokens
     of the finished text stood after each and were not changed by a later one, rising to `tokens`.
 
-    `visible_s` is when the first text was shown, `revised` how many chunks changed text that had been shown,
-    `prompt_tokens` counts no chat template. `tokens` None: nobody counted them, and what needs a count is None.
+    `visible_s` is when the first text was shown, `revised` how many chunks changed text that had been shown. `tokens`
+    None: nobody counted them. `final` None: no tokenizer tells which chunk held which, and what needs that is None.
     """
 
     at_s: tuple[float, ...]
     final: tuple[int, ...] | None
     tokens: int | None
     visible_s: float
-    closed_s: float
     revised: int = 0
     # Chunks closer than this are one block.
     together_s: float = 1e-3

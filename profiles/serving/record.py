@@ -92,7 +92,8 @@ class RequestRecord(Stored):
 
 class Window(Stored):
     """An endpoint under one load for a while. `endpoint` is its place in the load's list; windows of one `round` follow
-    each other, in the order of their numbers. `seconds` is from the first counted request to the end of the last.
+    each other, in the order of their numbers. `seconds` is from the first counted request to the end of the last,
+    `late_p99_s` by how much the client's event loop woke up late.
     """
 
     number: int
@@ -103,6 +104,7 @@ class Window(Stored):
     seconds: Seconds = 0.0
     stopped_by: str = ""
     most_open: int = 0
+    late_p99_s: Seconds | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -198,6 +200,7 @@ class LoadRun(Stored):
     objectives: dict[str, float] = {}
     certificate: tuple[CertificateRow, ...] = ()
     unknown: tuple[str, ...] = ()
+    fault_meanings: dict[str, str] = {}
     windows: tuple[Window, ...] = ()
     levels: tuple[Level, ...] = ()
     ratios: tuple[Ratio, ...] = ()

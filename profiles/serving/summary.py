@@ -52,10 +52,10 @@ def delivery(request: RequestRecord, together_s: float) -> Delivery:
     assert request.chunks
     return Delivery(
         at_s=tuple(at for at, _ in request.chunks),
-        final=None if request.tokens is None else tuple(final for _, final in request.chunks),
+        # The server may have counted; which chunk held which tokens only a tokenizer can tell.
+        final=None if request.output_tokens is None else tuple(final for _, final in request.chunks),
         tokens=request.tokens,
         visible_s=request.visible_s if request.visible_s is not None else request.chunks[0][0],
-        closed_s=request.closed_s,
         revised=request.revised,
         together_s=together_s,
     )
@@ -70,7 +70,8 @@ _OF_A_REPLY: dict[str, Callable[[Delivery], float | None]] = {
     "serving.tok_s_user": lambda d: d.tok_s_user,
     "serving.chunk_gap_s": lambda d: typical(d.chunk_gaps_s),
     "serving.block_gap_s": lambda d: typical(d.block_gaps_s),
-    "serving.block_tokens": lambda d: typical([b.tokens for b in d.blocks]) if d.tokens is not None else None,
+    "serving.block_tokens": lambda d: typical([b.tokens for b in d.blocks]) if d.final is not None else None,
+    "serving.output_tokens": lambda d: d.tokens,
     "serving.blocks": lambda d: len(d.blocks),
     "serving.stall_s": lambda d: max(d.chunk_gaps_s, default=None),
     "serving.revised_share": lambda d: d.revised / max(len(d.at_s) - 1, 1),
@@ -98,21 +99,25 @@ def level_metrics(
     answered = [request for request in everything if request.status == "ok"]
     replies = [delivery(request, together_s) for request in answered]
     metrics: dict[str, Value] = {}
+    rounds = [[delivery(r, together_s) for r in requests[w.number] if r.status == "ok"] for w in windows]
     for name, read in _OF_A_REPLY.items():
-        values = [value for reply in replies if (value := read(reply)) is not None]
+        values = [[value for reply in each if (value := read(reply)) is not None] for each in rounds]
         for q in QUANTILES:
-            metrics[f"{name}[p{100 * q:g}]"] = (
-                quantile(values, q) if values or not answered else Value(value=None, why=_MISSING[name])
-            )
-    metrics |= _curve(replies)
+            why = _MISSING.get(name) if answered and not any(values) else None
+            found = quantile_over(values, q) if why is None else Value(value=None, why=why)
+            metrics[f"{name}[p{100 * q:g}]"] = found
+    usage = [[r.usage_output_tokens for r in requests[w.number] if r.usage_output_tokens is not None] for w in windows]
+    if any(usage):
+        metrics["serving.usage_output_tokens[p50]"] = quantile_over(usage, 0.5)
+    metrics |= _curve(rounds)
     metrics |= _peers(replies)
     metrics |= _rates(windows, requests, objectives, together_s)
     counts = Counter("timeout" if r.reason and r.reason.code == "timeout" else r.status for r in everything)
-    metrics["serving.error_share"] = share(len(everything) - counts["ok"], len(everything))
-    metrics["serving.timeout_share"] = share(counts["timeout"], len(everything))
-    lags = [request.sent_s - request.due_s for request in everything]
+    metrics["serving.error_share"] = share(len(everything) - counts["ok"], len(everything), len(windows))
+    metrics["serving.timeout_share"] = share(counts["timeout"], len(everything), len(windows))
+    lags = [[request.sent_s - request.due_s for request in requests[window.number]] for window in windows]
     for q in QUANTILES:
-        metrics[f"serving.lag_s[p{100 * q:g}]"] = quantile(lags, q)
+        metrics[f"serving.lag_s[p{100 * q:g}]"] = quantile_over(lags, q)
     metrics |= _against_the_server(answered)
     if price is not None:
         cost = price.of(answered)
@@ -140,25 +145,43 @@ def _against_the_server(answered: Sequence[RequestRecord]) -> dict[str, Value]:
     return found
 
 
-def share(count: int, n: int) -> Value:
-    """A share of n requests with its Wilson interval."""
+def share(count: int, n: int, windows: int) -> Value:
+    """A share of n requests with its Wilson interval, which has a level only over rounds enough: requests of one window
+    depend on each other."""
     if not n:
         return Value(value=None, why="no request was sent")
     low, high = wilson(count, n)
-    return Value(value=count / n, low=low, high=high, n=n, level=LEVEL)
+    return Value(value=count / n, low=low, high=high, n=n, level=LEVEL if windows >= MIN_ROUNDS else None)
 
 
-def _curve(replies: Sequence[Delivery]) -> dict[str, Value]:
+def quantile_over(rounds: Sequence[Sequence[float]], q: float) -> Value:
+    """The q-quantile of all values, from each round's.
+
+    With five rounds or more its interval is Student's t over the rounds' own quantiles, around the quantile of all, and
+    has a level. Within fewer it is the interval between order statistics, which would hold for requests that are
+    independent; those that a server runs together are not, so that it has none.
+    """
+    pooled = [value for values in rounds for value in values]
+    found = quantile(pooled, q)
+    own = [float(np.quantile(values, q)) for values in rounds if values]
+    if len(own) < MIN_ROUNDS or found.value is None or found.low is None:
+        return found.model_copy(update={"level": None})
+    half = t_quantile(len(own) - 1) * float(np.std(own, ddof=1)) / math.sqrt(len(own))
+    return Value(value=found.value, low=found.value - half, high=found.value + half, n=len(pooled), level=LEVEL)
+
+
+def _curve(rounds: Sequence[Sequence[Delivery]]) -> dict[str, Value]:
     """The median time to the first 1, 2, 4, … tokens, as far as half of the replies reach, and to the last."""
-    counted = [reply for reply in replies if reply.tokens]
+    replies = [reply for each in rounds for reply in each]
+    counted = [reply for reply in replies if reply.tokens and reply.final is not None]
     if not counted:
         return {}
     reach = int(np.median([reply.tokens or 0 for reply in counted]))
     found = {}
     for k in [1 << power for power in range(reach.bit_length()) if 1 << power < reach] + [reach]:
         # A text that ended before k has no such time: leaving it out says how long those took that have one.
-        times = [time for reply in counted if (time := reply.time_to(k)) is not None]
-        found[f"serving.time_to_k_s[{k}]"] = quantile(times, 0.5)
+        times = [[time for reply in each if (time := reply.time_to(k)) is not None] for each in rounds]
+        found[f"serving.time_to_k_s[{k}]"] = quantile_over(times, 0.5)
     return found
 
 
@@ -216,7 +239,7 @@ def _rates(
     if objectives:
         total = sum(len(requests[window.number]) for window in windows)
         rates["serving.goodput_s"] = _over_rounds(good, lambda: None)
-        rates["serving.good_share"] = share(sum(counted), total)
+        rates["serving.good_share"] = share(sum(counted), total, len(windows))
     return rates
 
 
@@ -245,7 +268,7 @@ def _within(window: Window, requests: Sequence[RequestRecord]) -> tuple[float, f
             place = (request.sent_s - begin + at) / window.seconds
             counts[min(int(place * _SLICES), _SLICES - 1)] += final - before
             before = final
-    if not counts.any():
+    if not counts.any() or any(request.output_tokens is None for request in requests if request.status == "ok"):
         return None
     rates = counts * _SLICES / window.seconds
     half = t_quantile(_SLICES - 1) * float(rates.std(ddof=1)) / math.sqrt(_SLICES)

@@ -41,7 +41,8 @@ def requests(window: int, blocks: int, failed: int, name: str) -> list[RequestRe
         at = tuple((0.1 * (block + 1) + 0.001 * number, 16 * (block + 1) // blocks) for block in range(blocks))
         given: dict[str, Any] = {
             "window": window, "number": number, "part": "counted", "status": "ok", "due_s": 0.2 * number,
-            "sent_s": 0.2 * number, "closed_s": at[-1][0], "tokens": 16, "visible_s": at[0][0], "chunks": at,
+            "sent_s": 0.2 * number, "closed_s": at[-1][0], "tokens": 16, "output_tokens": 16, "visible_s": at[0][0],
+            "chunks": at,
             "usage_output_tokens": 16, "notes": (name,) if number == 3 else (),
         }  # fmt: skip
         if number < failed:
@@ -108,6 +109,7 @@ def invented(folder: Path, name: str = "m") -> StoredLoad:
         saturation=Saturation(
             kind="closed", levels=(Offered(value=1, requests_s=3.0),), at=1, rule=name, ended=name
         ),
+        fault_meanings={"http_500": "the server answered 500 Internal Server Error"},
         environment={"cpu": {"model": name}}, warnings=(name,), dlmbench_version="0.1.0",
     )  # fmt: skip
     write_load(folder, run)
@@ -125,8 +127,8 @@ def test_tables_say_what_was_measured(tmp_path: Path) -> None:
     stored = invented(tmp_path)
     found = {table.title: table for table in tables(stored.run)}
     assert list(found) == [
-        "Levels", "diffusion over AR", "Portions", "What other load tools would say", "Saturation",
-        "Requests that failed", "What is known of both servers",
+        "Levels", "diffusion over AR", "Quantiles", "Time to k tokens", "Portions", "What other load tools would say",
+        "Failures and the client", "Saturation", "Requests that failed", "What is known of both servers",
     ]  # fmt: skip
     levels = found["Levels"]
     assert [row[0] for row in levels.rows] == [
@@ -137,7 +139,9 @@ def test_tables_say_what_was_measured(tmp_path: Path) -> None:
     # 4 blocks: (406 - 106 ms) / 15 against 406 ms / 16.
     (peers,) = [row for row in found["What other load tools would say"].rows if row[0] == "diffusion, concurrency=1"]
     assert peers[2] == "20.0 ms (-21 %)"
-    assert found["Requests that failed"].rows[0] == ("AR, concurrency=8", "http_500", "10", "16.7 %")
+    assert found["Requests that failed"].rows[0] == (
+        "AR, concurrency=8", "10", "16.7 %", "http_500", "the server answered 500 Internal Server Error"
+    )  # fmt: skip
     assert all(len(row) == len(table.headers) for table in found.values() for row in table.rows)
 
 
@@ -180,6 +184,16 @@ def test_a_load_that_has_measured_nothing_has_a_page_too(tmp_path: Path) -> None
     files = write_load_report(read_load(tmp_path))
     assert [path.name for path in files] == ["report.html", "summary.md"]
     assert "No window has ended yet" in files[0].read_text()
+
+
+def test_what_was_cut_off_says_so_and_lengths_that_differ_are_told(tmp_path: Path) -> None:
+    run = invented(tmp_path).run
+    assert not any("cut off" in note for note in notes(run))
+    assert any("was cut off" in note for note in notes(run.model_copy(update={"finished": None})))
+    longer = run.levels[1].metrics["serving.output_tokens[p50]"].model_copy(update={"value": 64.0})
+    level = run.levels[1].model_copy(update={"metrics": run.levels[1].metrics | {"serving.output_tokens[p50]": longer}})
+    changed = run.model_copy(update={"levels": (run.levels[0], level, *run.levels[2:])})
+    assert any("differ in length, from 16 to 64 tokens" in note for note in notes(changed))
 
 
 def test_the_same_load_gives_the_same_page(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def test_stamps_of_many_streams(benchmark: Any, streams: int) -> None:
         assert server.stdout is not None
         url = json.loads(server.stdout.readline())["url"]
         endpoint = Endpoint(url, "scripted", style="completions", extra={"dlmbench_stamps": True})
-        body = endpoint.body("go", CHUNKS, None, None)
+        body = endpoint.body("go", CHUNKS, None)
         plan = WindowPlan(
             Load(kind="closed", value=streams), requests=streams, duration_s=60, ramp_s=0, warmup=0, retries=0, seed=0,
             fresh=False, limits=Limits(),

@@ -164,7 +164,7 @@ def test_a_generator_of_ones_own_is_gated_and_may_print(
     [
         (None, (), "no such file; write it with --renew"),
         ("", (), "cannot be read as JSON"),
-        ("[]", (), "schema_version None"),
+        ("[]", (), "no schema_version"),
         ('{"schema_version": 99}', (), "schema_version 99"),
         ('{"schema_version": 1, "cells": {}}', (), "suite: Field required"),
         ('{"schema_version": 1, "suite": "ci", "cells": {"a": 1}}', (), "cells.a"),

@@ -17,17 +17,15 @@ from dlmbench.bench.load.arrivals import due_times
 from dlmbench.bench.load.given import extra_fields, load_options, read_load_file
 from dlmbench.bench.load.options import LoadOptions, TargetOptions, objectives, planned
 from dlmbench.bench.load.spend import check_spending
-from dlmbench.bench.load.targets import Target
-from dlmbench.models.endpoints.endpoint import Endpoint
-from dlmbench.models.endpoints.presets import preset
+from dlmbench.bench.load.targets import Place, place_of
 from dlmbench.profiles.serving.record import Load
 
 OPTIONS = LoadOptions((TargetOptions("http://127.0.0.1:1/v1"),))
 TWO = (TargetOptions("http://a/v1"), TargetOptions("http://b/v1"))
 
 
-def target(public: bool = True) -> Target:
-    return Target(Endpoint("http://8.8.8.8/v1", "m"), preset("openai"), {}, public)
+def place(public: bool = True) -> Place:
+    return Place(OPTIONS.targets[0], "http://8.8.8.8/v1", None, None, public)
 
 
 def test_defaults_are_a_short_closed_loop() -> None:
@@ -54,6 +52,7 @@ def test_defaults_are_a_short_closed_loop() -> None:
         ({"duration_s": 0}, "--duration"), ({"timeout_s": math.nan}, "--timeout"), ({"retries": 99}, "--retries"),
         ({"prompt_tokens": 0}, "--prompt-tokens"), ({"price_prompt": 1.0}, "give both"), ({"warmup": -1}, "--warmup"),
         ({"targets": (*TWO, *TWO)}, "4 targets"), ({"sweep": True, "targets": TWO}, "--sweep"),
+        ({"sweep": True, "concurrency": "1,2"}, "--sweep"),
         ({"objectives": ("speed=1",)}, "--objective"), ({"objectives": ("ttft=0",)}, "--objective"),
         ({"objectives": ("ttft=1.2.3",)}, "--objective"), ({"temperature": math.inf}, "--temperature"),
     ],
@@ -74,23 +73,23 @@ def test_objectives_and_extra_fields() -> None:
 
 @given(st.sampled_from(["poisson", "constant"]), st.floats(0.5, 200), st.floats(0, 5), st.integers(0, 1 << 20))
 def test_requests_are_due_in_order_and_within_the_window(kind: Any, rate: float, ramp: float, seed: int) -> None:
-    due = due_times(Load(kind=kind, value=rate), 10.0, ramp, None, seed)
+    due = due_times(Load(kind=kind, value=rate), 10.0, ramp, None, str(seed))
     assert due == sorted(due)
     assert all(0 <= at <= ramp + 10 for at in due)
-    assert due == due_times(Load(kind=kind, value=rate), 10.0, ramp, None, seed)
+    assert due == due_times(Load(kind=kind, value=rate), 10.0, ramp, None, str(seed))
 
 
 def test_arrivals_follow_their_law() -> None:
-    constant = due_times(Load(kind="constant", value=4), 10.0, 0.0, None, 0)
+    constant = due_times(Load(kind="constant", value=4), 10.0, 0.0, None, "0")
     assert constant == pytest.approx([0.25 * (i + 1) for i in range(40)])
-    gaps = np.diff([0.0, *due_times(Load(kind="poisson", value=100), 200.0, 0.0, None, 1)])
+    gaps = np.diff([0.0, *due_times(Load(kind="poisson", value=100), 200.0, 0.0, None, "1")])
     assert gaps.mean() == pytest.approx(0.01, rel=0.03)
     assert gaps.std() == pytest.approx(0.01, rel=0.05)  # exponential: mean and standard deviation are one
     assert abs(np.corrcoef(gaps[1:], gaps[:-1])[0, 1]) < 0.03
-    ramp = due_times(Load(kind="constant", value=10), 0.1, 10.0, None, 0)
+    ramp = due_times(Load(kind="constant", value=10), 0.1, 10.0, None, "0")
     early, late = sum(at < 5 for at in ramp), sum(5 <= at < 10 for at in ramp)
     assert (early, late) == (12, 37)  # 10 t^2 / 20: a quarter of 50 by half-time
-    counted = due_times(Load(kind="constant", value=10), 100.0, 1.0, 7, 0)
+    counted = due_times(Load(kind="constant", value=10), 100.0, 1.0, 7, "0")
     assert sum(at >= 1.0 for at in counted) == 7
 
 
@@ -99,6 +98,8 @@ def test_arrivals_follow_their_law() -> None:
     [
         ({"requests": 1000}, "128,000 output tokens"),
         ({"requests": None, "concurrency": "1", "sweep": True}, "nothing bounds"),
+        ({"requests": 10, "ramp_s": 600.0, "concurrency": "8"}, "nothing bounds"),
+        ({"requests": 10, "ramp_s": 600.0, "rate": "8"}, "output tokens"),
         ({"requests": 1000, "price_prompt": 1.0, "price_output": 10.0, "spend": 1.0}, r"1\.41, more than --spend 1"),
         ({"requests": 10, "spend": 1.0}, "needs --price-prompt"),
     ],
@@ -106,16 +107,16 @@ def test_arrivals_follow_their_law() -> None:
 def test_a_public_server_is_not_sent_much_unasked(fields: dict[str, Any], said: str) -> None:
     options = replace(OPTIONS, warmup=0, **fields)
     with pytest.raises(InputError, match=said):
-        check_spending(options, planned(options), [target()])
-    check_spending(options, planned(options), [target(public=False)])
-    check_spending(replace(options, yes=True), planned(options), [target()])
+        check_spending(options, planned(options), [place()])
+    check_spending(options, planned(options), [place(public=False)])
+    check_spending(replace(options, yes=True), planned(options), [place()])
 
 
 def test_little_is_sent_unasked_and_so_is_what_is_within_the_price() -> None:
     little = replace(OPTIONS, requests=50, warmup=0)
-    check_spending(little, planned(little), [target()])
+    check_spending(little, planned(little), [place()])
     priced = replace(OPTIONS, requests=1000, warmup=0, price_prompt=1.0, price_output=10.0, spend=2.0)
-    check_spending(priced, planned(priced), [target()])
+    check_spending(priced, planned(priced), [place()])
 
 
 FILE = """
@@ -175,3 +176,31 @@ def test_flags_of_two_servers() -> None:
         ("m", "ar", "chat", True), ("n", "diffusion", "chat", True)
     ]  # fmt: skip
     assert not load_options(["http://a/v1"], {}, {}, at_once=True).targets[0].stream
+
+
+def test_a_key_goes_to_one_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("A_KEY", "B_KEY", "INCEPTION_API_KEY"):
+        monkeypatch.setenv(name, f"sk-{name}-0123456789")
+    file = tmp_path / "key"
+    file.write_text("sk-0123456789")
+    two = ["http://127.0.0.1:1/v1", "http://127.0.0.1:2/v1"]
+    for flags in ({"key_env": "A_KEY"}, {"key_file": file}):
+        with pytest.raises(InputError, match="would send one key to two servers"):
+            load_options(two, flags, {})
+
+    def origins(places: list[str], **flags: Any) -> list[str | None]:
+        found = [place_of(given).key for given in load_options(places, flags, {}).targets]
+        return [None if key is None else key.origin for key in found]
+
+    assert origins(two, key_env="A_KEY,B_KEY") == ["environment variable A_KEY", "environment variable B_KEY"]
+    assert origins(two, key_env=",B_KEY") == [None, "environment variable B_KEY"]
+    assert origins([two[0], f"{two[0]}/"], key_file=file) == ["file key", "file key"]
+    assert origins(["mercury"]) == ["environment variable INCEPTION_API_KEY"]
+    # Asked as Mercury is, but not Mercury.
+    assert origins(two[:1], preset="mercury") == [None]
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "n", "stream", "model"])
+def test_what_has_a_flag_is_no_extra_field(name: str) -> None:
+    with pytest.raises(InputError, match="a flag of its own"):
+        place_of(TargetOptions("http://127.0.0.1:1/v1", extra={name: 5}))

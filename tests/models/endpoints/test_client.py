@@ -64,6 +64,21 @@ def test_refusals_are_named_by_their_status_and_never_repeat_the_key(wire: Modul
     assert "[key]" in message
 
 
+@pytest.mark.parametrize("before", range(270, 310, 3))
+def test_a_key_is_taken_out_before_a_message_is_cut(wire: ModuleType, before: int) -> None:
+    echo = "x" * before + wire.SECRET + " /" + wire.SECRET.replace("/", "\\/")
+    for answer in (
+        wire.whole("401 Unauthorized", echo.encode()),
+        wire.stream(wire.event({"error": {"message": echo}})),
+        wire.stream(wire.event(echo.encode())),
+        wire.whole("307 Moved", b"", f"Location: http://{echo}/v1"),
+        wire.stream(wire.event(wire.text_chunk("", wire.SECRET)), wire.DONE),
+    ):
+        _, message, _ = outcome(wire, answer)
+        # Not even the beginning of it.
+        assert wire.SECRET[:9] not in message
+
+
 def test_retry_after_is_kept(wire: ModuleType) -> None:
     for header, seconds in (
         ("Retry-After: 7", 7.0),

@@ -108,7 +108,7 @@ def asked(
             async with Client(target, limits or Limits(timeout_s=5)) as client:
                 found = []
                 for _ in range(times):
-                    exchange = await client.ask(target.body("hi", 16, None, None))
+                    exchange = await client.ask(target.body("hi", 16, None))
                     found.append((exchange, read_reply(exchange, target)))
                 return found
 

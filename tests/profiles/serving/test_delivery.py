@@ -11,7 +11,7 @@ from dlmbench.profiles.serving.delivery import Delivery, revisions, settled
 
 def blocks(count: int, size: int = 64, first: float = 0.5, every: float = 0.4) -> Delivery:
     at = tuple(first + i * every for i in range(count))
-    return Delivery(at, tuple((i + 1) * size for i in range(count)), count * size, at[0], at[-1] + 0.01)
+    return Delivery(at, tuple((i + 1) * size for i in range(count)), count * size, at[0])
 
 
 # B = 64, 400 ms a block, 100 ms of prefill: what peers' formulas make of a token that takes 6.25 ms.
@@ -39,20 +39,20 @@ def test_times_to_k_and_portions() -> None:
 
 
 def test_chunks_that_arrive_together_are_one_block() -> None:
-    reply = Delivery((0.1, 0.1004, 0.1012, 0.5), (1, 2, 3, 4), 4, 0.1, 0.5)
+    reply = Delivery((0.1, 0.1004, 0.1012, 0.5), (1, 2, 3, 4), 4, 0.1)
     assert [b.tokens for b in reply.blocks] == [3, 1]
     assert reply.block_gaps_s == pytest.approx((0.4,))
     assert len(reply.chunk_gaps_s) == 3
-    apart = Delivery((0.1, 0.1004, 0.1012, 0.5), (1, 2, 3, 4), 4, 0.1, 0.5, together_s=1e-4)
+    apart = Delivery((0.1, 0.1004, 0.1012, 0.5), (1, 2, 3, 4), 4, 0.1, together_s=1e-4)
     assert len(apart.blocks) == 4
 
 
 def test_without_a_count_what_needs_one_is_missing() -> None:
-    reply = Delivery((0.1, 0.3), None, None, 0.1, 0.3)
+    reply = Delivery((0.1, 0.3), None, None, 0.1)
     assert (reply.first_final_s, reply.e2e_per_token_s, reply.tok_s_user, reply.time_to(1)) == (None,) * 4
     assert reply.peers["serving.peer_tpot_s"] is None
     assert reply.latency_s == 0.3
-    one = Delivery((0.1,), (1,), 1, 0.1, 0.1)
+    one = Delivery((0.1,), (1,), 1, 0.1)
     assert one.peers["serving.peer_tpot_s"] is None
 
 

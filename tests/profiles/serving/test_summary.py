@@ -12,7 +12,7 @@ from dlmbench.profiles.metrics import declared
 from dlmbench.profiles.record import Reason
 from dlmbench.profiles.serving.quantiles import needed, quantile
 from dlmbench.profiles.serving.record import Load, RequestRecord, Window
-from dlmbench.profiles.serving.summary import Price, level_metrics, ratios
+from dlmbench.profiles.serving.summary import Price, level_metrics, quantile_over, ratios, share
 
 LOAD = Load(kind="closed", value=4)
 
@@ -21,7 +21,8 @@ def request(number: int, sent: float = 0.0, last: float = 1.0, tokens: int | Non
     half = None if tokens is None else tokens // 2
     given: dict[str, Any] = {
         "window": 0, "number": number, "part": "counted", "status": "ok", "due_s": sent, "sent_s": sent,
-        "closed_s": last + 0.01, "tokens": tokens, "visible_s": last / 2, "usage_prompt_tokens": 100,
+        "closed_s": last + 0.01, "tokens": tokens, "output_tokens": tokens, "visible_s": last / 2,
+        "usage_prompt_tokens": 100,
         "usage_output_tokens": tokens, "chunks": ((last / 2, half or 0), (last, tokens or 0)),
     }  # fmt: skip
     return RequestRecord(**(given | fields))
@@ -85,7 +86,14 @@ def test_nothing_answered_and_nothing_counted() -> None:
     found = metrics([failed(0)])
     assert found["serving.latency_s[p50]"].value is None
     assert found["serving.throughput_tok_s"].value == 0
-    unknown = metrics([request(n, tokens=None, usage_output_tokens=None) for n in range(6)])
+    # The server counted, and which chunk held which tokens nobody knows.
+    usage = metrics([request(n, output_tokens=None) for n in range(6)])
+    assert usage["serving.tok_s_user[p50]"].value == 8
+    assert usage["serving.throughput_tok_s"].value == pytest.approx(4.8)
+    for name in ("serving.first_final_s[p50]", "serving.block_tokens[p50]"):
+        assert "nobody knows" in (usage[name].why or ""), name
+    assert not any(name.startswith("serving.time_to_k_s") for name in usage)
+    unknown = metrics([request(n, tokens=None, usage_output_tokens=None, output_tokens=None) for n in range(6)])
     assert unknown["serving.throughput_tok_s"].value is None
     assert "no tokenizer" in (unknown["serving.tok_s_user[p50]"].why or "")
     assert unknown["serving.latency_s[p50]"].value == 1.0
@@ -99,14 +107,16 @@ def test_goodput_counts_requests_that_meet_every_objective() -> None:
     per_token = metrics(requests, {"e2e_per_token": 0.13})
     assert per_token["serving.good_share"].value == pytest.approx(2 / 4)
     # What nobody counted cannot be said to meet a limit per token.
-    assert metrics([request(0, tokens=None)], {"e2e_per_token": 9.0})["serving.good_share"].value == 0
+    assert (
+        metrics([request(0, tokens=None, output_tokens=None)], {"e2e_per_token": 9.0})["serving.good_share"].value == 0
+    )
 
 
 def test_cost_is_by_the_servers_own_counts() -> None:
     found = metrics([request(n) for n in range(4)], price=Price(2.0, 10.0))
     assert found["serving.cost"].value == pytest.approx(4 * (100 * 2 + 8 * 10) * 1e-6)
     assert found["serving.cost_per_mtok"].value == pytest.approx((100 * 2 + 8 * 10) / 8)
-    unknown = metrics([request(0, usage_output_tokens=None, tokens=None)], price=Price(2.0, 10.0))
+    unknown = metrics([request(0, usage_output_tokens=None, tokens=None, output_tokens=None)], price=Price(2.0, 10.0))
     assert unknown["serving.cost"].value is None
 
 
@@ -129,3 +139,15 @@ def test_ratios_are_geometric_over_rounds() -> None:
     two = ratios([(slow, 10.0, fast, 5.0), (slow, 10.0, fast, 2.5)], 1e-3)["serving.throughput_tok_s"]
     assert (two.low, two.high, two.level) == (pytest.approx(2), pytest.approx(4), None)
     assert ratios([(slow, 10.0, [failed(0)], 5.0)], 1e-3)["serving.latency_s"].value is None
+
+
+def test_quantiles_have_a_level_over_rounds_and_none_within_one() -> None:
+    rounds = [[float(10 * r + n) for n in range(10)] for r in range(5)]
+    one = quantile_over([[value for values in rounds for value in values]], 0.5)
+    assert (one.level, one.low is None) == (None, False)
+    five = quantile_over(rounds, 0.5)
+    assert (five.value, five.level) == (one.value, 0.95)
+    # Medians of rounds: 4.5, 14.5, … with a standard deviation of 15.81; t = 2.776.
+    assert five.high - five.value == pytest.approx(2.776 * 15.81 / math.sqrt(5), rel=1e-3)  # type: ignore[operator]
+    assert share(1, 10, 1).level is None
+    assert share(1, 10, 5).level == 0.95
