@@ -35,7 +35,7 @@ def read_versioned(
             f"{path}: schema_version {version} is newer than this dlmbench reads ({newest}); upgrade dlmbench"
         )
     try:
-        return kind.model_validate_json(json.dumps(document))
+        return kind.model_validate(document)
     except ValidationError as error:
         raise InputError(f"{path}: {first_problem(error)}; {again}") from None
 

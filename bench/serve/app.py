@@ -111,7 +111,7 @@ class _Server:
     async def _answer(self, request: web.Request, *, chat: bool) -> web.StreamResponse:
         received = time.monotonic_ns()
         number = next(self._numbers)
-        ask = read_ask(await request.read(), chat=chat, number=number)
+        ask = read_ask(await request.read(), chat=chat, number=number, received_ns=received)
         if ask.model is not None and ask.model != self._backend.name:
             message = f"model {ask.model[:80]!r}: not here; this server has {self._backend.name!r}"
             raise RefusedError(404, "invalid_request_error", message)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,10 +43,13 @@ class Ask:
     ignore_eos: bool
     diffusing: bool
     stamps: bool
+    received_ns: int
 
 
-def read_ask(body: bytes, *, chat: bool, number: int) -> Ask:
-    """The request in `body`. Raises RefusedError (400). `number` seeds a request that names no seed."""
+def read_ask(body: bytes, *, chat: bool, number: int, received_ns: int | None = None) -> Ask:
+    """The request in `body`, received at `received_ns` (`time.monotonic_ns`; None: now). Raises RefusedError (400).
+    `number` seeds a request that names no seed."""
+    received = time.monotonic_ns() if received_ns is None else received_ns
     try:
         fields = json.loads(body)
     except (ValueError, RecursionError):
@@ -74,6 +78,7 @@ def read_ask(body: bytes, *, chat: bool, number: int) -> Ask:
         ignore_eos=_flag(fields, "ignore_eos"),
         diffusing=stream and _flag(fields, "diffusing"),
         stamps=_flag(fields, "dlmbench_stamps"),
+        received_ns=received,
     )
 
 

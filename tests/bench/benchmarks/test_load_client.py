@@ -59,11 +59,13 @@ def test_stamps_of_many_streams(benchmark: Any, streams: int) -> None:
     requests = read_window(0, opened, endpoint, embedded_tokenizer(), None)
     assert all(request.status == "ok" for request in requests)
     added = np.array([late for request in requests for late in request.served["added_s"]])
-    assert added.size == streams * CHUNKS
+    assert added.size > 0.99 * streams * CHUNKS  # a token that ends inside a character is sent with the next one
+    seconds = (max(asked.exchange.end_ns for asked in opened.asked) - opened.began_ns) * 1e-9 - 3
     p50, p99, most = (1e3 * float(np.quantile(added, q)) for q in (0.5, 0.99, 1.0))
     busy = added.size / cpu_s
     benchmark.extra_info.update(added_p50_ms=p50, added_p99_ms=p99, chunks_per_cpu_second=busy)
     print(
         f"\n{streams} streams, {added.size:,} chunks: added p50 {p50:.2f} ms, p99 {p99:.2f} ms, most {most:.1f} ms; "
-        f"the client took {cpu_s:.2f} s of processor: {busy:,.0f} chunks a second of it"
+        f"{added.size / seconds:,.0f} chunks a second came, the client took {cpu_s:.2f} s of processor for them: "
+        f"{busy:,.0f} a second of it"
     )
