@@ -6,7 +6,6 @@ import errno
 import os
 import shlex
 import shutil
-import signal
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -35,6 +34,7 @@ from .options import RunOptions, adopted
 from .plan import Plan, ar_generators, make_plan, pair_records
 from .progress import Progress
 from .schedules import write_schedules
+from .signals import sigterm_interrupts
 from .summary import measurements
 from .sweep import Job, sweep
 
@@ -50,9 +50,9 @@ class InterruptedRunError(Exception):
 def stoppable(command: str, folder: Path) -> Iterator[None]:
     """SIGTERM ends the block as Ctrl-C does; that, or a folder that takes no more, is told with how to go on."""
     onwards = f"dlmbench {command} --resume {shlex.quote(str(folder))}"
-    previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        yield
+        with sigterm_interrupts():
+            yield
     except KeyboardInterrupt:
         raise InterruptedRunError(onwards) from None
     except OSError as error:
@@ -62,12 +62,6 @@ def stoppable(command: str, folder: Path) -> Iterator[None]:
             f"{folder}: cannot be written ({error.strerror}); what was finished is kept, make room and go on with: "
             f"{onwards}"
         ) from None
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def start_run(options: RunOptions, plan: Plan, command: Sequence[str], progress: Progress) -> StoredRun:

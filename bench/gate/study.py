@@ -6,9 +6,9 @@ machine is noisy falls on all of them. A line a gate is kept in `gates.jsonl`; t
 ended, and `--shard 0/2` with `--shard 1/2` share the work, each best kept on a processor of its own: both workers of a
 pair then start on one processor, and every gate has the other one for a neighbour. A gate that has the machine to
 itself starts the next pair's processes on the other processor and takes little more than half as long: `--only 0.05`
-measures those there that are to be found within a time. When the last gate is done, or with
-`--report`, the summary is made: shares with their intervals, seconds a gate, and the power of the gate over gates drawn
-again from the recorded pairs of equal programs.
+measures those there that are to be found within a time. When the last gate is done, or with `--report`, the summary is
+made: shares with their intervals, seconds a gate, and the power of the gate over gates drawn again from the recorded
+pairs of equal programs.
 """
 
 from __future__ import annotations

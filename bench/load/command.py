@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +14,7 @@ from ... import CANNOT_WRITE, InputError
 from ...profiles.serving.store import LOAD_FILE, StoredLoad, read_load
 from ..folders import locked, new_folder
 from ..serve.files import raise_file_limit
+from ..signals import sigterm_interrupts
 from .options import MOST_OPEN, LoadOptions, LoadPlan, planned
 from .prompts import check_prompts, counting_of
 from .session import Session
@@ -87,19 +87,13 @@ def _sockets(plan: LoadPlan) -> int:
 @contextmanager
 def _stoppable(folder: Path) -> Iterator[None]:
     """SIGTERM ends the block as Ctrl-C does; that, or a folder that takes no more, is told with what is kept."""
-    previous = signal.signal(signal.SIGTERM, _interrupt)
     kept = f"windows that had ended are kept: dlmbench show {folder}"
     try:
-        yield
+        with sigterm_interrupts():
+            yield
     except KeyboardInterrupt:
         raise StoppedLoadError(kept if (folder / LOAD_FILE).exists() else "nothing was sent yet") from None
     except OSError as error:
         if error.errno not in CANNOT_WRITE:
             raise
         raise InputError(f"{folder}: cannot be written ({error.strerror}); make room; {kept}") from None
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-def _interrupt(*_: object) -> None:
-    raise KeyboardInterrupt

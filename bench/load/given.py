@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ... import InputError
+from ...profiles.versioned import first_problem
 from .options import LoadOptions, TargetOptions
 
 _Number = int | float
@@ -142,9 +143,7 @@ def read_load_file(path: Path) -> LoadOptions:
     try:
         found = _Load.model_validate(table["load"])
     except ValidationError as error:
-        detail = error.errors()[0]
-        where = ".".join(str(part) for part in detail["loc"])
-        raise InputError(f"{path}: load.{where}: {detail['msg']}; see dlmbench load --help") from None
+        raise InputError(f"{path}: load.{first_problem(error)}; see dlmbench load --help") from None
     fields = found.model_dump(exclude_none=True, exclude={"endpoint", "concurrency", "rate", "objectives", "prompts"})
     options: dict[str, Any] = {_RENAMED.get(name, name): value for name, value in fields.items()}
     for name in ("concurrency", "rate"):

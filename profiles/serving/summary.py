@@ -1,8 +1,7 @@
 """A level's metrics from its requests, and the ratio of two endpoints from windows that took turns.
 
-Distributions are over requests, each of which counts once: their quantiles have distribution-free intervals. What only
-a window has (a rate) varies from window to window: with five rounds or more its interval is over rounds, else it is the
-spread within the one window and carries no level.
+Distributions are over requests, each of which counts once; a rate is a window's. With five rounds or more the interval
+of either is over rounds; within fewer it carries no level, since requests of one window depend on each other.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from statistics import fmean
 
 import numpy as np
 
-from ..quality.intervals import LEVEL, t_quantile, wilson
+from ..quality.intervals import LEVEL, mean, t_quantile, transformed, wilson
 from ..record import Value
 from .delivery import Delivery, typical
 from .quantiles import quantile
@@ -97,9 +96,8 @@ def level_metrics(
     """All metrics of one endpoint at one load. `requests` are those that count, by window."""
     everything = [request for window in windows for request in requests[window.number]]
     answered = [request for request in everything if request.status == "ok"]
-    replies = [delivery(request, together_s) for request in answered]
-    metrics: dict[str, Value] = {}
     rounds = [[delivery(r, together_s) for r in requests[w.number] if r.status == "ok"] for w in windows]
+    metrics: dict[str, Value] = {}
     for name, read in _OF_A_REPLY.items():
         values = [[value for reply in each if (value := read(reply)) is not None] for each in rounds]
         for q in QUANTILES:
@@ -110,8 +108,8 @@ def level_metrics(
     if any(usage):
         metrics["serving.usage_output_tokens[p50]"] = quantile_over(usage, 0.5)
     metrics |= _curve(rounds)
-    metrics |= _peers(replies)
-    metrics |= _rates(windows, requests, objectives, together_s)
+    metrics |= _peers([reply for each in rounds for reply in each])
+    metrics |= _rates(windows, requests, rounds, objectives)
     counts = Counter("timeout" if r.reason and r.reason.code == "timeout" else r.status for r in everything)
     metrics["serving.error_share"] = share(len(everything) - counts["ok"], len(everything), len(windows))
     metrics["serving.timeout_share"] = share(counts["timeout"], len(everything), len(windows))
@@ -212,21 +210,22 @@ def met(reply: Delivery, objectives: Mapping[str, float]) -> bool:
 def _rates(
     windows: Sequence[Window],
     requests: Mapping[int, Sequence[RequestRecord]],
+    rounds: Sequence[Sequence[Delivery]],
     objectives: Mapping[str, float],
-    together_s: float,
 ) -> dict[str, Value]:
-    """Rates over whole windows: tokens, requests, and requests that met the objectives, a second."""
+    """Rates over whole windows, of which `rounds` are the replies: tokens, requests, and requests that met the
+    objectives, a second."""
     tokens: list[float | None] = []
-    answered, good, counted = [], [], []
-    for window in windows:
-        ok = [request for request in requests[window.number] if request.status == "ok"]
-        counted += [met(delivery(request, together_s), objectives) for request in ok]
+    answered, good, counted = [], [], 0
+    for window, replies in zip(windows, rounds, strict=True):
+        meeting = sum(met(reply, objectives) for reply in replies)
+        counted += meeting
         if window.seconds <= 0:
             continue
-        known = all(request.tokens is not None for request in ok)
-        tokens.append(sum(request.tokens or 0 for request in ok) / window.seconds if known else None)
-        answered.append(len(ok) / window.seconds)
-        good.append(sum(met(delivery(request, together_s), objectives) for request in ok) / window.seconds)
+        known = all(reply.tokens is not None for reply in replies)
+        tokens.append(sum(reply.tokens or 0 for reply in replies) / window.seconds if known else None)
+        answered.append(len(replies) / window.seconds)
+        good.append(meeting / window.seconds)
     rates = {"serving.requests_s": _over_rounds(answered, lambda: None)}
     if any(rate is None for rate in tokens):
         rates["serving.throughput_tok_s"] = Value(value=None, why=_MISSING["serving.tok_s_user"])
@@ -239,7 +238,7 @@ def _rates(
     if objectives:
         total = sum(len(requests[window.number]) for window in windows)
         rates["serving.goodput_s"] = _over_rounds(good, lambda: None)
-        rates["serving.good_share"] = share(sum(counted), total, len(windows))
+        rates["serving.good_share"] = share(counted, total, len(windows))
     return rates
 
 
@@ -248,14 +247,12 @@ def _over_rounds(values: Sequence[float], within: Callable[[], tuple[float, floa
     n = len(values)
     if not n:
         return Value(value=None, why="no window was measured")
-    mean = fmean(values)
     if n >= MIN_ROUNDS:
-        half = t_quantile(n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n)
-        return Value(value=mean, low=mean - half, high=mean + half, n=n, level=LEVEL)
+        return mean(np.asarray(values, dtype=float))
     bounds = (min(values), max(values)) if n > 1 else within()
     if bounds is None:
-        return Value(value=mean, n=n, why="one window: no interval; --rounds 5 gives one")
-    return Value(value=mean, low=bounds[0], high=bounds[1], n=n)
+        return Value(value=fmean(values), n=n, why="one window: no interval; --rounds 5 gives one")
+    return Value(value=fmean(values), low=bounds[0], high=bounds[1], n=n)
 
 
 def _within(window: Window, requests: Sequence[RequestRecord]) -> tuple[float, float] | None:
@@ -308,11 +305,9 @@ def _geometric(logs: Sequence[float]) -> Value:
     n = len(logs)
     if not n:
         return Value(value=None, why="no round has both sides")
-    centre = fmean(logs)
     if n >= MIN_ROUNDS:
-        half = t_quantile(n - 1) * float(np.std(logs, ddof=1)) / math.sqrt(n)
-        low, high, level = centre - half, centre + half, LEVEL
-        return Value(value=math.exp(centre), low=math.exp(low), high=math.exp(high), n=n, level=level)
+        return transformed(mean(np.asarray(logs, dtype=float)), math.exp)
+    centre = fmean(logs)
     if n == 1:
         return Value(value=math.exp(centre), n=1, why="one round: no interval; --rounds 5 gives one")
     return Value(value=math.exp(centre), low=math.exp(min(logs)), high=math.exp(max(logs)), n=n)
