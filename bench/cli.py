@@ -156,7 +156,7 @@ def run(
         )
     if as_json:
         print_json(document)
-    if document.get("ok_cells") == 0:
+    if document.get("ok_cells") == 0 or document.get("load_answered") is False:
         raise typer.Exit(INVALID)
 
 
@@ -215,8 +215,7 @@ def show(
     from ..profiles.serving.store import is_load, read_load
 
     if is_load(run):
-        from .load.command import document
-        from .load.command import show as show_load
+        from .load.command import document, show_load
 
         loaded = read_load(run)
         if as_json:
@@ -224,15 +223,15 @@ def show(
         else:
             show_load(loaded, console_of())
         return
-    from .run_command import run_document, stored_run
+    from .run_command import run_document, show_all, stored_run
 
     stored = stored_run(run)
     if as_json:
         print_json(run_document(stored))
         return
-    from ..reports.terminal import show_certificate, show_run
+    from ..reports.terminal import show_certificate
 
-    show_run(stored, console_of())
+    show_all(stored, console_of())
     if certificate:
         for pair in stored.run.pairs:
             show_certificate(pair, console_of())
@@ -248,7 +247,7 @@ def report(
     from ..profiles.serving.store import is_load, read_load
 
     if is_load(run):
-        from .load.command import write_report as write_load_report
+        from .load.command import write_load_report
 
         files = write_load_report(read_load(run))
     else:
@@ -630,10 +629,7 @@ def _guarded() -> int:
             _say(f"{error.format_message()} See dlmbench --help.")
             return BAD_INPUT
         if type(error).__name__ == "InterruptedRunError":
-            _say(f"interrupted; finished cells are kept, go on with: {error}")
-            return INTERRUPTED
-        if type(error).__name__ == "StoppedLoadError":
-            _say(f"interrupted; {error}")
+            _say(f"interrupted; what was finished is kept, go on with: {error}")
             return INTERRUPTED
         return _bug()
 

@@ -8,18 +8,19 @@ from typing import Annotated
 
 import typer
 
+from .. import InputError
 from .cli_app import INVALID, Json, app, console_of, print_json
 
 
 @app.command()
 def load(
     targets: Annotated[
-        list[str],
+        list[str] | None,
         typer.Argument(
             help="A base URL (http://127.0.0.1:8000/v1) or mercury, vllm, sglang, transformers, llamacpp, dlmbench; "
             "two of them are measured in turn. Or a TOML file that says it all."
         ),
-    ],
+    ] = None,
     preset: Annotated[str | None, typer.Option(help="How a URL is asked; one each, with a comma.")] = None,
     model: Annotated[str | None, typer.Option(help="The model; not needed where the server has one.")] = None,
     side: Annotated[str | None, typer.Option(help="ar or diffusion: what the model is.")] = None,
@@ -62,11 +63,12 @@ def load(
     yes: Annotated[bool, typer.Option("--yes", help="Spend what it may cost at a public address.")] = False,
     seed: Annotated[int | None, typer.Option(help="Seed of arrivals.")] = None,
     out: Annotated[Path | None, typer.Option(help="A new folder for the load.")] = None,
+    resume: Annotated[Path | None, typer.Option(help="Go on with this unfinished load.")] = None,
     as_json: Json = False,
 ) -> None:
     """Put a server under load and measure what its users see; two servers are compared in turn."""
-    from .load.command import load_command
-    from .load.given import extra_fields, load_options
+    from .load.command import load_command, resume_command
+    from .load.given import extra_fields, levels, load_options, objectives, only_given
 
     servers = {
         "preset": preset,
@@ -85,8 +87,8 @@ def load(
         "output_tokens": output_tokens,
         "send_ids": send_ids,
         "temperature": temperature,
-        "concurrency": concurrency,
-        "rate": rate,
+        "concurrency": levels("--concurrency", concurrency),
+        "rate": levels("--rate", rate),
         "arrivals": arrivals,
         "sweep": sweep,
         "requests": requests,
@@ -97,17 +99,22 @@ def load(
         "timeout_s": timeout,
         "retries": retries,
         "fresh": fresh,
-        "objectives": tuple(objective or ()),
+        "objectives": objectives(objective or ()),
         "together_s": together,
         "price_prompt": price_prompt,
         "price_output": price_output,
         "spend": spend,
-        "yes": yes,
         "seed": seed,
-        "out": out,
     }
-    options = load_options(targets, servers, loads, at_once=not stream)
-    document, answered = load_command(options, ("dlmbench", *sys.argv[1:]), console_of(as_json))
+    if resume is None:
+        options = load_options(targets or (), servers, loads, at_once=not stream)
+        document, answered = load_command(options, ("dlmbench", *sys.argv[1:]), console_of(as_json), out=out, yes=yes)
+    else:
+        if targets or not stream or out is not None or only_given(servers | loads):
+            raise InputError(
+                f"--resume {resume}: a load goes on with what it was started with; leave all others out, or start anew"
+            )
+        document, answered = resume_command(resume, console_of(as_json), yes=yes)
     if as_json:
         print_json(document)
     if not answered:

@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import shlex
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from .. import InputError
+from .. import CANNOT_WRITE, InputError
+from ..profiles.serving.store import is_load
 from ..profiles.store import RUN_FILE
+from .signals import sigterm_interrupts
 
 try:
     import fcntl
 except ImportError:
     fcntl = None  # type: ignore[assignment]
+
+
+# A folder may also have been removed.
+_CANNOT_WRITE = (*CANNOT_WRITE, errno.ENOENT)
+
+
+class InterruptedRunError(Exception):
+    """The user stopped a run, a gate or a load; what was finished is on disk. Its text is the command that goes on."""
 
 
 def new_folder(out: Path | None, kind: str) -> Path:
@@ -28,7 +40,7 @@ def new_folder(out: Path | None, kind: str) -> Path:
     except OSError as error:
         raise InputError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from None
     if taken:
-        hint = f"; --resume {folder} goes on with it" if (folder / RUN_FILE).exists() else ""
+        hint = f"; --resume {folder} goes on with it" if (folder / RUN_FILE).exists() or is_load(folder) else ""
         raise InputError(f"--out {folder}: exists and is not an empty folder; choose another{hint}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -60,3 +72,31 @@ def locked(folder: Path) -> Iterator[None]:
 def new_id() -> str:
     """By which a run is known from its copies."""
     return secrets.token_hex(8)
+
+
+@contextmanager
+def stoppable(command: str, folder: Path) -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does; that, or a folder that takes no more, is told with how to go on."""
+    onwards = f"dlmbench {command} --resume {shlex.quote(str(folder))}"
+    try:
+        with sigterm_interrupts():
+            yield
+    except KeyboardInterrupt:
+        raise InterruptedRunError(onwards) from None
+    except OSError as error:
+        if error.errno not in _CANNOT_WRITE:
+            raise
+        raise InputError(
+            f"{folder}: cannot be written ({error.strerror}); what was finished is kept, make room and go on with: "
+            f"{onwards}"
+        ) from None
+
+
+@contextmanager
+def where_it_started(start: object) -> Iterator[None]:
+    """Work in the folder that something was started in, so that relative file names mean the same files."""
+    if not isinstance(start, str) or not Path(start).is_dir():
+        yield
+        return
+    with chdir(start):
+        yield

@@ -345,7 +345,9 @@ def only(plan: Plan, generators: Sequence[str]) -> Plan:
 
 
 def whole(plan: Plan) -> None:
-    """Raise InputError for a gate's plan of which this device cannot hold a cell."""
+    """Raise InputError for a gate's plan of which this device cannot hold a cell, or a gate has no verdict."""
+    if plan.suite.load is not None:
+        raise InputError(f"suite {plan.suite.name}: load: a gate judges cells, not servers; give a suite without it")
     if plan.unfit:
         key, why = next(iter(plan.unfit.items()))
         raise InputError(f"gate: {key} {why}; leave it out: a gate with missing cells is invalid")

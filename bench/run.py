@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import shlex
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import chdir, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from .. import CANNOT_WRITE, InputError, __version__
-from ..profiles.environment import capture_environment, read_moment
+from .. import InputError, __version__
+from ..profiles.environment import capture_environment, read_libraries, read_moment
 from ..profiles.git import git_state
 from ..profiles.hardware import Datasheet, DevicePeaks
 from ..profiles.record import Calibration, Run, Trial
@@ -29,39 +27,13 @@ from ..profiles.store import (
     write_measurements,
     write_run,
 )
-from .folders import locked, new_folder, new_id
+from .folders import locked, new_folder, new_id, stoppable, where_it_started
 from .options import RunOptions, adopted
 from .plan import Plan, ar_generators, make_plan, pair_records
 from .progress import Progress
 from .schedules import write_schedules
-from .signals import sigterm_interrupts
 from .summary import measurements
 from .sweep import Job, sweep
-
-# A folder may also have been removed.
-_CANNOT_WRITE = (*CANNOT_WRITE, errno.ENOENT)
-
-
-class InterruptedRunError(Exception):
-    """A run or a gate was stopped by the user; what was finished is on disk. Its text is the command that goes on."""
-
-
-@contextmanager
-def stoppable(command: str, folder: Path) -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does; that, or a folder that takes no more, is told with how to go on."""
-    onwards = f"dlmbench {command} --resume {shlex.quote(str(folder))}"
-    try:
-        with sigterm_interrupts():
-            yield
-    except KeyboardInterrupt:
-        raise InterruptedRunError(onwards) from None
-    except OSError as error:
-        if error.errno not in _CANNOT_WRITE:
-            raise
-        raise InputError(
-            f"{folder}: cannot be written ({error.strerror}); what was finished is kept, make room and go on with: "
-            f"{onwards}"
-        ) from None
 
 
 def start_run(options: RunOptions, plan: Plan, command: Sequence[str], progress: Progress) -> StoredRun:
@@ -85,7 +57,7 @@ def resume_run(folder: Path, options: RunOptions, suite_given: bool, progress: P
     """Go on with a run that was cut off: finished pairings are kept, the rest is measured with the recorded options."""
     folder = folder.resolve()
     stored = read_run(folder)
-    with locked(folder), _where_it_started(stored.run):
+    with locked(folder), where_it_started(stored.run.settings.get("cwd")):
         plan = make_plan(_recorded(folder, stored.run, options, suite_given))
         same_question(folder, stored.run, plan)
         wanted = {f"{p.name}#{process}": len(p.cells) for p in plan.pairings for process in range(p.processes)}
@@ -106,11 +78,12 @@ def same_question(folder: Path, run: Run, plan: Plan) -> None:
         )
     pairs = tuple(type(record).model_validate_json(record.model_dump_json()) for record in pair_records(plan))
     libraries = ("torch", "transformers", "numpy")
-    then, now = (dict(e.get("libraries") or {}) for e in (run.environment, capture_environment()))
+    then, now = dict(run.environment.get("libraries") or {}), read_libraries()
     differing = {
         "a pair or its weights": pairs != run.pairs,
         "the prompts": plan.prompts.sha256 != run.prompts.get("sha256"),
         "the tokenizer": plan.prompts.tokenizer.sha256 != run.prompts.get("tokenizer_sha256"),
+        "the suite's load": plan.suite.model_dump(mode="json")["load"] != run.settings.get("load"),
         "dlmbench": __version__ != run.dlmbench_version,
         **{name: then.get(name) != now.get(name) for name in libraries},
     }
@@ -138,17 +111,6 @@ def _recorded(folder: Path, run: Run, given: RunOptions, suite_given: bool) -> R
         return adopted(given, recorded)
     except InputError as error:
         raise InputError(f"{folder / RUN_FILE}: settings.{error}; restore the file or start a new run") from None
-
-
-@contextmanager
-def _where_it_started(run: Run) -> Iterator[None]:
-    """Work in the folder that the run was started in, so that relative file names mean the same files."""
-    start = run.settings.get("cwd")
-    if not isinstance(start, str) or not Path(start).is_dir():
-        yield
-        return
-    with chdir(start):
-        yield
 
 
 def new_run(options: RunOptions, plan: Plan, command: Sequence[str]) -> Run:

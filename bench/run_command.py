@@ -14,12 +14,15 @@ from rich.text import Text
 from ..profiles.store import StoredRun, read_run
 from ..reports.format import MISSING, format_number
 from .estimate import PAIRING_S, REPORT_S, START_S, latency_above, rough_latency_s
+from .folders import stoppable
 from .largest import largest_fits, show_largest
+from .load.beside import load_in, load_of_suite, load_that_is_left, put_under_load, show_planned_load
+from .load.command import answered, document, show_load, write_load_report
 from .memory_plan import Shapes, predicted_memory
 from .options import RunOptions
 from .plan import Plan, ar_generators, make_plan
 from .progress import Progress
-from .run import resume_run, start_run, stated, stoppable
+from .run import resume_run, start_run, stated
 from .summary import measurements
 
 
@@ -35,18 +38,30 @@ def run_command(
     """Measure, write the report, show the tables and the paths; returns the run as a JSON document."""
     progress = Progress(console, quiet=quiet)
     if resume is not None:
+        load = load_that_is_left(resume)
         stored = resume_run(resume, options, suite_given, progress)
     else:
-        stored = start_run(options, make_plan(options), command, progress)
+        plan = make_plan(options)
+        load = None if plan.suite.load is None else load_of_suite(plan.suite.load)
+        stored = start_run(options, plan, command, progress)
     with stoppable("run", stored.path):
+        if load is not None:
+            put_under_load(stored.path, load, command, console)
         files = write_report(stored)
-    from ..reports.terminal import show_run
-
-    show_run(stored, console)
+    show_all(stored, console)
     for path in files:
         if path.suffix in (".html", ".md"):
             console.print(Text(str(path)), soft_wrap=True)
     return run_document(stored, files)
+
+
+def show_all(stored: StoredRun, console: Console) -> None:
+    """A run's tables, and those of its suite's load."""
+    from ..reports.terminal import show_run
+
+    show_run(stored, console)
+    if (loaded := load_in(stored.path)) is not None:
+        show_load(loaded, console)
 
 
 def stored_run(folder: Path) -> StoredRun:
@@ -60,13 +75,16 @@ def stored_run(folder: Path) -> StoredRun:
 
 
 def run_document(stored: StoredRun, files: Sequence[Path] = ()) -> dict[str, Any]:
-    """A run as one JSON document: its record, its measurements, its files."""
+    """A run as one JSON document: its record, its measurements, its files, and its suite's load if it has one."""
+    loaded = load_in(stored.path)
+    served = {} if loaded is None else {"load": document(loaded)["load"], "load_answered": answered(loaded)}
     return {
         "folder": str(stored.path),
         "run": stored.run.model_dump(mode="json"),
         "measurements": [m.model_dump(mode="json") for m in stored.measurements],
         "ok_cells": sum(m.status == "ok" for m in stored.measurements),
         "files": [str(path) for path in files],
+        **served,
     }
 
 
@@ -78,9 +96,12 @@ def write_report(stored: StoredRun) -> list[Path]:
 
     figures = write_figures(stored, stored.path / "figures")
     page, summary = stored.path / "report.html", stored.path / "summary.md"
-    write_html(stored, figures, page)
-    write_summary(stored, summary)
-    return [*sorted((stored.path / "figures").glob("*.png")), page, summary]
+    loaded, beside = load_in(stored.path), []
+    if loaded is not None:
+        beside = write_load_report(loaded)
+    write_html(stored, figures, page, loaded)
+    write_summary(stored, summary, loaded)
+    return [*sorted((stored.path / "figures").glob("*.png")), *beside, page, summary]
 
 
 def export_report(stored: StoredRun) -> list[Path]:
@@ -150,7 +171,7 @@ def dry_run_command(options: RunOptions, console: Console, planned_b: int | None
     largest = largest_fits(
         [cell for pairing in plan.pairings for cell in pairing.cells], plan.pairs, plan.device, plan.memory_b
     )
-    document = {
+    plan_document = {
         "suite": plan.suite.name,
         "device": plan.device,
         "threads": plan.threads,
@@ -160,10 +181,12 @@ def dry_run_command(options: RunOptions, console: Console, planned_b: int | None
         "alternates_in_blocks": sorted(plan.blockwise),
         "largest": [found.document() for found in largest],
     }
-    _show_dry_run(plan, document, console)
+    _show_dry_run(plan, plan_document, console)
     if plan.memory_b is not None:
         show_largest(largest, plan.memory_b, console)
-    return document
+    if plan.suite.load is not None:
+        plan_document["load"] = show_planned_load(plan.suite.load, console)
+    return plan_document
 
 
 def _show_dry_run(plan: Plan, document: dict[str, Any], console: Console) -> None:

@@ -10,6 +10,7 @@ import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -34,6 +35,7 @@ from ..models.plugins import side_of
 from ..models.schedule import steps_per_block
 from ..models.tables import read_table, shipped
 from ..profiles.record import Cell, CommitSchedule, Decode, LengthPolicy
+from .load.options import LoadOptions
 from .schedules import Frame, adaptive, drafted, even_schedule, read_schedule
 
 _RELATIVE = re.compile(r"L(?:/([1-9][0-9]{0,8}))?|[1-9][0-9]{0,8}")
@@ -158,7 +160,8 @@ class Suite(BaseModel):
     at most. `studies`: also what needs no cell (the lesson's sentence, tasks, infilling, likelihood), once a pair.
     `hardware`: replay each cell once under the torch profiler and, where energy or device counters can be read, back to
     back for `window_s` seconds, all in the first process; `traces`: keep each profile as a Perfetto trace.
-    `extrapolate`: the report says what a line through three or more T predicts for T = L.
+    `extrapolate`: the report says what a line through three or more T predicts for T = L. `load`: servers to put under
+    load once the cells are measured (see `bench.load.options`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -182,6 +185,7 @@ class Suite(BaseModel):
     extrapolate: bool = Field(default=False, strict=True)
     seed: int = Field(default=0, ge=0, lt=2**63, strict=True)
     grid: tuple[Grid, ...] = Field(min_length=1)
+    load: LoadOptions | None = None
 
     @model_validator(mode="after")
     def _sample_bounds(self) -> Suite:
@@ -211,7 +215,8 @@ def load_suite(reference: str) -> Suite:
     name, table, place = read_table(reference, kind="suite", package=__package__, folder="suites")
     if "name" in table:
         raise InputError(f"suite {place}: name: a suite is named by its file; remove the key")
-    return checked_suite({"name": name, **table}, place)
+    suite = checked_suite({"name": name, **table}, place)
+    return suite if suite.load is None else suite.model_copy(update={"load": suite.load.beside(Path(place).parent)})
 
 
 def checked_suite(table: dict[str, Any], place: str) -> Suite:

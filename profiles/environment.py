@@ -36,6 +36,7 @@ LIBRARIES = (
     "triton",
     "nvidia-ml-py",
     "aiohttp",
+    "uvloop",
     "xllamacpp",
     "gguf",
 )

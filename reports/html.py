@@ -13,12 +13,13 @@ import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from ..profiles.record import CertificateRow
+from ..profiles.serving.store import LOAD_FOLDER, StoredLoad
 from ..profiles.store import StoredRun, replace_file
 from .extrapolation import HEADERS as EXTRAPOLATION_HEADERS
 from .extrapolation import NOTE as EXTRAPOLATION_NOTE
@@ -26,6 +27,9 @@ from .extrapolation import extrapolations
 from .format import format_number, shown_unit
 from .hardware_rows import PEAK_HEADERS, hardware_section
 from .headline import headline
+from .load_rows import headline as load_headline
+from .load_rows import notes as load_notes
+from .load_rows import tables as load_tables
 from .page import column_metrics, definitions, flat, missing_reasons, notes, result_rows
 from .palette import DARK, LIGHT, palette_css
 from .plain import plain
@@ -40,13 +44,13 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).with_name("templates")
 
 
-def write_html(stored: StoredRun, figures: Sequence[Figure], path: Path) -> None:
+def write_html(stored: StoredRun, figures: Sequence[Figure], path: Path, loaded: StoredLoad | None = None) -> None:
     """Write the page to `path`, whole or not at all."""
-    replace_file(path, render(stored, figures))
+    replace_file(path, render(stored, figures, loaded))
 
 
-def render(stored: StoredRun, figures: Sequence[Figure]) -> str:
-    """The page as text."""
+def render(stored: StoredRun, figures: Sequence[Figure], loaded: StoredLoad | None = None) -> str:
+    """The page as text; `loaded` is the load of the run's suite, whose own page lies in its folder."""
     study = Study(stored)
     pairs = pair_names(stored)
     run = stored.run
@@ -81,9 +85,17 @@ def render(stored: StoredRun, figures: Sequence[Figure]) -> str:
             ],
             command=shlex.join(plain(argument) for argument in run.command),
             definitions=definitions(stored),
+            served=None if loaded is None else _served(loaded),
+            load_folder=LOAD_FOLDER,
             **theme(),
         )
     )
+
+
+def _served(loaded: StoredLoad) -> dict[str, Any]:
+    """What the page says of servers under load."""
+    run = loaded.run
+    return {"headline": load_headline(run), "tables": load_tables(run), "notes": load_notes(run)}
 
 
 def theme() -> dict[str, str]:

@@ -12,21 +12,27 @@ from .markdown_text import code_block, escape, table_lines
 def load_summary(run: LoadRun) -> str:
     """The whole text."""
     models = " and ".join(escape(endpoint.model) for endpoint in run.endpoints)
-    lines = [f"# {models} under load", "", *(f"- {escape(sentence)}" for sentence in headline(run)), ""]
-    if not run.levels:
-        lines += ["No window has ended yet.", ""]
-    for table in tables(run):
-        lines += _table(table)
-    if found := notes(run):
-        lines += ["## Notes", "", *(f"- {escape(note)}" for note in found), ""]
+    lines = [f"# {models} under load", "", *load_sections(run, "##")]
     rows = [[escape(name), escape(value)] for name, value in facts(run)]
     lines += ["## How it was measured", "", *table_lines(("what", "value"), rows), ""]
     lines += [*code_block(shlex.join(run.command)), ""]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def _table(table: LoadTable) -> list[str]:
+def load_sections(run: LoadRun, mark: str) -> list[str]:
+    """Sentences, tables and notes; `mark` begins their headings."""
+    lines = [*(f"- {escape(sentence)}" for sentence in headline(run)), ""]
+    if not run.levels:
+        lines += ["No window has ended yet.", ""]
+    for table in tables(run):
+        lines += _table(table, mark)
+    if found := notes(run):
+        lines += [f"{mark} Notes", "", *(f"- {escape(note)}" for note in found), ""]
+    return lines
+
+
+def _table(table: LoadTable, mark: str) -> list[str]:
     rows = [[escape(entry) for entry in row] for row in table.rows]
     headers = [escape(header) for header in table.headers]
     note = [escape(table.note), ""] if table.note else []
-    return [f"## {escape(table.title)}", "", *table_lines(headers, rows, numbers=table.numbers), "", *note]
+    return [f"{mark} {escape(table.title)}", "", *table_lines(headers, rows, numbers=table.numbers), "", *note]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .plotting import Figure
 
 
-def write_load_report(stored: StoredLoad) -> list[Path]:
+def write_load_files(stored: StoredLoad) -> list[Path]:
     """Write figures, report.html and summary.md into the load's folder; returns their paths."""
     figures = write_load_figures(stored, stored.path / "figures")
     page, summary = stored.path / "report.html", stored.path / "summary.md"

@@ -11,7 +11,7 @@ from .load_rows import LoadTable, notes, tables
 from .plain import plain
 
 
-def show_load(run: LoadRun, console: Console) -> None:
+def print_load(run: LoadRun, console: Console) -> None:
     """Print every table, then what to know beside them."""
     for table in tables(run):
         console.print(Text(plain(table.title), style="bold"))

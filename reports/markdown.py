@@ -12,9 +12,11 @@ from pathlib import Path
 from urllib.parse import quote
 
 from ..profiles.record import PairRecord
+from ..profiles.serving.store import StoredLoad
 from ..profiles.store import StoredRun, replace_file
 from .extrapolation import HEADERS, NOTE, extrapolations
 from .hardware_rows import PEAK_HEADERS, HardwareTable, hardware_section
+from .load_markdown import load_sections
 from .markdown_text import code_block, escape, html, table_lines
 from .rows import DEFINITIONS, headlines, pair_names, results, run_facts, unmeasured
 from .study import Study
@@ -22,8 +24,10 @@ from .terminal import certificate_difference, certificate_value
 from .tradeoffs import tradeoffs
 
 
-def write_summary(stored: StoredRun, path: Path) -> None:
-    """Write the run as Markdown to `path`. Links to the run's files are relative to where `path` lies."""
+def write_summary(stored: StoredRun, path: Path, loaded: StoredLoad | None = None) -> None:
+    """Write the run, and its suite's load, as Markdown to `path`. Links to the run's files are relative to where `path`
+    lies.
+    """
     lines = [f"# {escape(stored.run.suite)}: autoregressive against diffusion", ""]
     for name in pair_names(stored):
         lines += [
@@ -41,6 +45,8 @@ def write_summary(stored: StoredRun, path: Path) -> None:
         lines += _tradeoffs(stored, name)
     lines += _hardware(stored)
     lines += _extrapolated(stored)
+    if loaded is not None:
+        lines += ["## Servers under load", "", *load_sections(loaded.run, "###")]
     lines += _section("## Cells without a valid result", _unmeasured(stored))
     lines += _section("## Warnings", [f"- {escape(warning)}" for warning in stored.run.warnings])
     for pair in stored.run.pairs:

@@ -18,8 +18,7 @@ from ...reports.gate_annotations import print_annotations
 from ...reports.gate_junit import write_junit
 from ...reports.gate_markdown import append_job_summary, write_gate_markdown
 from ...reports.gate_table import show_gate
-from ..folders import locked, new_folder
-from ..run import stoppable
+from ..folders import locked, new_folder, stoppable
 from .benchmark_json import are_files
 from .measured import DOCUMENT, kept_if_used, measured, resumed
 from .options import GateOptions

@@ -87,7 +87,7 @@ def _learn(
     metric: str, margin: Margin, evidence: Sequence[CellEvidence], policy: Policy, probability: float, seed: int
 ) -> Learned:
     keys, times = _gated(metric, evidence, policy)
-    ratios = _ratios(metric, times)
+    ratios = ratio_matrix(f"A/A comparison: {metric}", times)
     random = np.random.default_rng(seed)
     looked = statistics(drawn_again(ratios, GATES, policy.looks[-1], random), policy.looks)
     base = min(time.base for time in times)
@@ -129,12 +129,15 @@ def _gated(metric: str, evidence: Sequence[CellEvidence], policy: Policy) -> tup
     return [key for key, _ in found], [timed for _, timed in found]
 
 
-def _ratios(metric: str, times: Sequence[Timed]) -> Floats:
-    """Log-ratios [pairs, cells]; of a cell that lost a pair the others lose their last."""
+def ratio_matrix(what: str, times: Sequence[Timed]) -> Floats:
+    """Log-ratios [pairs, cells]; of a cell that lost a pair the others lose their last. Raises InputError about `what`
+    where too few pairs are left, or a time is none."""
     pairs = min(len(timed.log_ratios) for timed in times)
     if pairs < MIN_PROCESSES:
-        raise InputError(f"A/A comparison: {metric} has {pairs} pairs of processes, expected {MIN_PROCESSES} or more")
+        raise InputError(
+            f"{what} has {pairs} undisturbed pairs of processes, expected {MIN_PROCESSES} or more; measure in quiet"
+        )
     ratios = np.array([timed.log_ratios[:pairs] for timed in times], dtype=float).T
     if not np.isfinite(ratios).all() or not all(math.isfinite(timed.base) and timed.base > 0 for timed in times):
-        raise InputError(f"A/A comparison: a {metric} is not a positive, finite number; measure again")
+        raise InputError(f"{what} is not a positive, finite number somewhere; measure again")
     return ratios

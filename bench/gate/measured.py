@@ -19,12 +19,12 @@ from ...profiles.gate_record import GateDocument, read_gate
 from ...profiles.record import Run
 from ...profiles.store import TRIALS_FILE, read_run
 from ...reports.gate_context import Revision, stored_context
-from ..folders import locked
+from ..folders import InterruptedRunError, locked, stoppable
 from ..handle import Launch
 from ..options import RunOptions
 from ..plan import make_plan, only
 from ..progress import Progress
-from ..run import InterruptedRunError, same_question, stoppable
+from ..run import same_question
 from .campaign import Campaign
 from .learned import Learned, learn_margins, learned_toml
 from .options import GateOptions

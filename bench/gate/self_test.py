@@ -24,7 +24,7 @@ from rich.console import Console
 
 from ... import InputError
 from ...models.names import MASKED_DIFFUSION
-from ...profiles.gate import MIN_PROCESSES, Policy
+from ...profiles.gate import Policy
 from ...profiles.host import read_timer
 from ...profiles.quality.intervals import wilson
 from ...profiles.record import Cell, Value
@@ -32,6 +32,7 @@ from ..progress import Progress
 from ..statistics import LEVEL, median_half_width
 from .arrays import FAIL, statistics, verdicts
 from .evidence import paired_evidence
+from .learned import ratio_matrix
 from .measure import PairBench, gate_job
 from .noise import drawn_again
 from .planted import Planted
@@ -153,10 +154,7 @@ def measure_pairs(planted: Planted, count: int, said: Callable[[str], None]) -> 
     spoiled = next((cell for cell in evidence if cell.spoiled is not None), None)
     if spoiled is not None:
         raise InputError(f"self-test: {spoiled.key} could not be measured ({spoiled.spoiled and spoiled.spoiled[1]})")
-    least = min(len(cell.timed[0].log_ratios) for cell in evidence)
-    if least < MIN_PROCESSES:
-        raise InputError(f"self-test: {least} of {count} pairs count, the others were disturbed; quieten the machine")
-    ratios = np.array([cell.timed[0].log_ratios[:least] for cell in evidence], dtype=float).T
+    ratios = ratio_matrix(f"self-test: {_METRIC}", [cell.timed[0] for cell in evidence])
     return Pairs(tuple(cell.key for cell in evidence), ratios)
 
 

@@ -2,72 +2,129 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
 from rich.console import Console
 from rich.text import Text
 
-from ... import CANNOT_WRITE, InputError
+from ... import InputError
 from ...profiles.serving.store import LOAD_FILE, StoredLoad, read_load
-from ..folders import locked, new_folder
+from ...profiles.versioned import first_problem
+from ..folders import locked, new_folder, stoppable, where_it_started
 from ..serve.files import raise_file_limit
-from ..signals import sigterm_interrupts
 from .options import MOST_OPEN, LoadOptions, LoadPlan, planned
-from .prompts import check_prompts, counting_of
+from .prompts import Counting, check_prompts, counting_of
 from .session import Session
 from .spend import check_spending
-from .targets import place_of, target_of
+from .targets import Target, place_of, target_of
 
 
-class StoppedLoadError(Exception):
-    """The user stopped a load; its text says what is kept."""
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A load that may begin: nothing of it can be refused any more, and the servers have said what they are."""
+
+    options: LoadOptions
+    plan: LoadPlan
+    targets: Sequence[Target]
+    counting: Counting
+    most_open: int
 
 
-def load_command(options: LoadOptions, command: Sequence[str], console: Console) -> tuple[dict[str, Any], bool]:
-    """Measure, report and show; returns the load as a document, and whether any request was answered.
+def prepared(options: LoadOptions, *, yes: bool = False) -> Prepared:
+    """Check a load and ask its servers what they are. With `yes` it may cost whatever it comes to.
 
-    Raises InputError before anything is sent for what cannot be asked, or may not be spent.
+    Raises InputError before any request is sent for what cannot be asked, or may not be spent.
     """
     plan = planned(options)
     places = [place_of(given) for given in options.targets]
-    check_spending(options, plan, places)
+    if not yes:
+        check_spending(options, plan, places)
     targets = [target_of(place) for place in places]
     counting = counting_of(options.tokenizer, options.prompts, targets)
     check_prompts(counting, options.prompt_tokens)
     if counting.tokenizer is None and "first_final" in plan.objectives:
         raise InputError("--objective first_final: nobody knows where a token ends without a --tokenizer")
-    most_open = min(raise_file_limit(_sockets(plan)), MOST_OPEN)
-    folder = new_folder(options.out, "load")
-    with locked(folder), _stoppable(folder):
-        session = Session(
-            plan, options, targets, counting, folder, command,
-            most_open=most_open, said=lambda text: console.print(Text(text, style="dim"), soft_wrap=True),
-        )  # fmt: skip
-        session.run()
-        stored = read_load(folder)
-        files = write_report(stored)
-    show(stored, console)
+    return Prepared(options, plan, targets, counting, min(raise_file_limit(_sockets(plan)), MOST_OPEN))
+
+
+def measured(
+    load: Prepared, folder: Path, command: Sequence[str], console: Console, *, kept: StoredLoad | None = None
+) -> tuple[StoredLoad, list[Path]]:
+    """Open the load's windows into `folder`, those that are not in `kept`, and write its report; the load and files."""
+    Session(
+        load.plan, load.options, load.targets, load.counting, folder, command,
+        most_open=load.most_open, kept=kept,
+        said=lambda text: console.print(Text(text, style="dim"), soft_wrap=True),
+    ).run()  # fmt: skip
+    stored = read_load(folder)
+    return stored, write_load_report(stored)
+
+
+def load_command(
+    options: LoadOptions, command: Sequence[str], console: Console, *, out: Path | None = None, yes: bool = False
+) -> tuple[dict[str, Any], bool]:
+    """Measure, report and show; returns the load as a document, and whether any request was answered."""
+    load = prepared(options, yes=yes)
+    folder = new_folder(out, "load")
+    with locked(folder), stoppable("load", folder):
+        stored, files = measured(load, folder, command, console)
+    return _shown(stored, files, console)
+
+
+def resume_command(folder: Path, console: Console, *, yes: bool = False) -> tuple[dict[str, Any], bool]:
+    """Go on with a load that was cut off: windows that had ended are kept, the others are opened. One that was over is
+    shown again."""
+    stored = read_load(folder)
+    folder = folder.resolve()
+    with locked(folder), where_it_started(stored.run.cwd):
+        kept = read_load(folder)
+        if kept.run.finished is not None:
+            return _shown(kept, write_load_report(kept), console)
+        load = prepared(recorded_options(kept), yes=yes)
+        with stoppable("load", folder):
+            stored, files = measured(load, folder, kept.run.command, console, kept=kept)
+    return _shown(stored, files, console)
+
+
+def recorded_options(stored: StoredLoad) -> LoadOptions:
+    """What a load was asked for."""
+    try:
+        return LoadOptions.model_validate(stored.run.options)
+    except ValidationError as error:
+        raise InputError(
+            f"{stored.path / LOAD_FILE}: options.{first_problem(error)}; restore the file or start a new load"
+        ) from None
+
+
+def _shown(stored: StoredLoad, files: Sequence[Path], console: Console) -> tuple[dict[str, Any], bool]:
+    show_load(stored, console)
     for path in files:
         if path.suffix in (".html", ".md"):
             console.print(Text(str(path)), soft_wrap=True)
-    return document(stored, files), any(request.status == "ok" for request in stored.requests)
+    return document(stored, files), answered(stored)
 
 
-def write_report(stored: StoredLoad) -> list[Path]:
+def answered(stored: StoredLoad) -> bool:
+    """Whether any request was answered: else nothing was measured."""
+    return any(request.status == "ok" for request in stored.requests)
+
+
+def write_load_report(stored: StoredLoad) -> list[Path]:
     """Figures, HTML and Markdown of a load."""
-    from ...reports.load_page import write_load_report  # imports matplotlib
+    from ...reports.load_page import write_load_files  # imports matplotlib
 
-    return write_load_report(stored)
+    return write_load_files(stored)
 
 
-def show(stored: StoredLoad, console: Console) -> None:
+def show_load(stored: StoredLoad, console: Console) -> None:
     """The load's tables."""
-    from ...reports.load_terminal import show_load
+    from ...reports.load_terminal import print_load
 
-    show_load(stored.run, console)
+    print_load(stored.run, console)
 
 
 def document(stored: StoredLoad, files: Sequence[Path] = ()) -> dict[str, Any]:
@@ -82,18 +139,3 @@ def document(stored: StoredLoad, files: Sequence[Path] = ()) -> dict[str, Any]:
 def _sockets(plan: LoadPlan) -> int:
     """How many sockets may be open at once, as far as anybody can tell."""
     return max(int(load.value) for load in plan.levels) if plan.levels[0].kind == "closed" and not plan.sweep else 0
-
-
-@contextmanager
-def _stoppable(folder: Path) -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does; that, or a folder that takes no more, is told with what is kept."""
-    kept = f"windows that had ended are kept: dlmbench show {folder}"
-    try:
-        with sigterm_interrupts():
-            yield
-    except KeyboardInterrupt:
-        raise StoppedLoadError(kept if (folder / LOAD_FILE).exists() else "nothing was sent yet") from None
-    except OSError as error:
-        if error.errno not in CANNOT_WRITE:
-            raise
-        raise InputError(f"{folder}: cannot be written ({error.strerror}); make room; {kept}") from None

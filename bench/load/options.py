@@ -3,22 +3,39 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from ... import InputError
-from ...profiles.serving.record import Kind, Load
-from ...profiles.serving.summary import OBJECTIVES
+from ...profiles.serving.record import OBJECTIVES, Kind, Load
 
 MOST_OPEN = 20_000
 MOST_REQUESTS = 5_000_000
 
 
-@dataclass(frozen=True, slots=True)
-class TargetOptions:
+def _listed(value: object) -> object:
+    """One number is a list of one."""
+    return (value,) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
+
+# Strict: TOML has numbers of its own, so a truth value or a text is a mistake.
+_Whole = Annotated[int, Field(strict=True)]
+_Number = Annotated[float, Field(strict=True)]
+_Flag = Annotated[bool, Field(strict=True)]
+_Levels = Annotated[tuple[_Number, ...], BeforeValidator(_listed)]
+
+
+class _Options(BaseModel):
+    """What a user wrote, on a command line or in TOML, where times have no `_s` in their names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+
+class TargetOptions(_Options):
     """A server and how it is asked: `url` is a base URL or a preset's name, `extra` further fields of every request."""
 
     url: str
@@ -26,44 +43,50 @@ class TargetOptions:
     model: str | None = None
     side: str | None = None
     api: str = "chat"
-    stream: bool = True
-    diffusing: bool = False
+    stream: _Flag = True
+    diffusing: _Flag = False
     key_env: str | None = None
     key_file: Path | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    extra: dict[str, Any] = Field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class LoadOptions:
-    """A load of one or two servers. Times are in seconds."""
+class LoadOptions(_Options):
+    """A load of one or two servers. Times and objectives are in seconds."""
 
-    targets: tuple[TargetOptions, ...]
+    targets: tuple[TargetOptions, ...] = Field(alias="endpoint", min_length=1, max_length=2)
     tokenizer: str | None = None
     prompts: Path | None = None
-    prompt_tokens: int = 128
-    output_tokens: int = 128
-    send_ids: bool = False
-    temperature: float | None = None
-    concurrency: str | None = None
-    rate: str | None = None
+    prompt_tokens: _Whole = 128
+    output_tokens: _Whole = 128
+    send_ids: _Flag = False
+    temperature: _Number | None = None
+    concurrency: _Levels | None = None
+    rate: _Levels | None = None
     arrivals: str = "poisson"
-    sweep: bool = False
-    requests: int | None = None
-    duration_s: float = 60.0
-    ramp_s: float = 0.0
-    warmup: int | None = None
-    rounds: int | None = None
-    timeout_s: float = 120.0
-    retries: int = 0
-    fresh: bool = False
-    objectives: tuple[str, ...] = ()
-    together_s: float = 1e-3
-    price_prompt: float | None = None
-    price_output: float | None = None
-    spend: float | None = None
-    yes: bool = False
-    seed: int = 0
-    out: Path | None = None
+    sweep: _Flag = False
+    requests: _Whole | None = None
+    duration_s: _Number = Field(default=60.0, alias="duration")
+    ramp_s: _Number = Field(default=0.0, alias="ramp")
+    warmup: _Whole | None = None
+    rounds: _Whole | None = None
+    timeout_s: _Number = Field(default=120.0, alias="timeout")
+    retries: _Whole = 0
+    fresh: _Flag = False
+    objectives: dict[str, _Number] = Field(default_factory=dict)
+    together_s: _Number = Field(default=1e-3, alias="together")
+    price_prompt: _Number | None = None
+    price_output: _Number | None = None
+    spend: _Number | None = None
+    seed: _Whole = 0
+
+    def beside(self, folder: Path) -> LoadOptions:
+        """The options with their files looked for beside the file that they were written in."""
+        targets = tuple(
+            each if each.key_file is None else each.model_copy(update={"key_file": folder / each.key_file})
+            for each in self.targets
+        )
+        prompts = None if self.prompts is None else folder / self.prompts
+        return self.model_copy(update={"targets": targets, "prompts": prompts})
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +154,7 @@ def planned(options: LoadOptions) -> LoadPlan:
         timeout_s=options.timeout_s,
         retries=options.retries,
         sweep=options.sweep,
-        objectives=objectives(options.objectives),
+        objectives=dict(options.objectives),
     )
 
 
@@ -165,8 +188,11 @@ def _check_numbers(options: LoadOptions) -> None:
             raise InputError("--send-ids: token ids are a prompt of --api completions alone")
     if (options.price_prompt is None) != (options.price_output is None):
         raise InputError("--price-prompt and --price-output: give both, in money a million tokens")
-    if not 1 <= len(options.targets) <= 2:
-        raise InputError(f"{len(options.targets)} targets: expected one, or two to be measured in turn")
+    for name, seconds in options.objectives.items():
+        if name not in OBJECTIVES or not 0 < seconds < math.inf:
+            raise InputError(
+                f"--objective {name[:40]}={seconds:g}: expected NAME=SECONDS with a name of {', '.join(OBJECTIVES)}"
+            )
 
 
 def _levels(options: LoadOptions) -> tuple[Load, ...]:
@@ -174,45 +200,19 @@ def _levels(options: LoadOptions) -> tuple[Load, ...]:
         raise InputError("--concurrency and --rate: a load is closed or open; give one of them")
     if options.rate is not None:
         kind: Kind = "constant" if options.arrivals == "constant" else "poisson"
-        return tuple(Load(kind=kind, value=value) for value in _numbers("--rate", options.rate, 1e-3, 1e5))
-    values = _numbers("--concurrency", options.concurrency or "1", 1, MOST_OPEN)
+        return tuple(Load(kind=kind, value=value) for value in _within("--rate", options.rate, 1e-3, 1e5))
+    values = _within("--concurrency", options.concurrency or (1,), 1, MOST_OPEN)
     if any(value % 1 for value in values):
-        raise InputError(f"--concurrency {options.concurrency}: expected whole numbers of requests")
+        raise InputError(f"--concurrency {min(v for v in values if v % 1):g}: expected whole numbers of requests")
     return tuple(Load(kind="closed", value=value) for value in values)
 
 
-def _numbers(flag: str, text: str, low: float, high: float) -> list[float]:
-    values = []
-    for part in text.split(","):
-        try:
-            value = float(part)
-        except ValueError:
-            value = math.nan
+def _within(flag: str, values: Sequence[float], low: float, high: float) -> Sequence[float]:
+    for value in values:
         if not low <= value <= high:
-            raise InputError(f"{flag} {part.strip()[:40]!r}: expected numbers from {low:g} to {high:g}, with commas")
-        values.append(value)
+            raise InputError(f"{flag} {value:g}: expected numbers from {low:g} to {high:g}, with commas")
+    if not values:
+        raise InputError(f"{flag}: expected a number at least")
     if len(set(values)) < len(values):
-        raise InputError(f"{flag} {text[:80]}: the same level twice; --rounds repeats all of them")
+        raise InputError(f"{flag} {values[0]:g}, …: the same level twice; --rounds repeats all of them")
     return values
-
-
-def objectives(given: Sequence[str]) -> dict[str, float]:
-    """`ttft=0.5` and the like, in seconds (`e2e_per_token` in seconds a token). Raises InputError."""
-    found: dict[str, float] = {}
-    for entry in given:
-        for part in entry.split(","):
-            match = re.fullmatch(r"\s*([a-z0-9_]+)\s*=\s*([0-9.]+(?:e[+-]?[0-9]+)?)\s*(ms|s)?\s*", part)
-            value = _number(match[2]) if match else None
-            if match is None or value is None or value <= 0 or match[1] not in OBJECTIVES:
-                raise InputError(
-                    f"--objective {part[:60]!r}: expected NAME=SECONDS with a name of {', '.join(OBJECTIVES)}"
-                )
-            found[match[1]] = value * (1e-3 if match[3] == "ms" else 1)
-    return found
-
-
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:
-        return None

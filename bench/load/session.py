@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,10 +11,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ... import __version__
+from ... import InputError, __version__
 from ...models.endpoints.client import Limits
 from ...models.endpoints.endpoint import Endpoint
 from ...models.endpoints.faults import meaning
+from ...models.endpoints.loop import run_loop
 from ...profiles.environment import capture_environment, read_moment
 from ...profiles.serving.record import (
     Level,
@@ -28,7 +29,7 @@ from ...profiles.serving.record import (
     Saturation,
     Window,
 )
-from ...profiles.serving.store import append_requests, write_load
+from ...profiles.serving.store import StoredLoad, append_requests, rewrite_requests, write_load
 from ...profiles.serving.summary import Price, level_metrics, ratios
 from ..folders import new_id
 from .certificate import certificate, ordered, unknown
@@ -52,7 +53,9 @@ _SATURATED = 0.95
 
 @dataclass(slots=True)
 class Session:
-    """Measures `plan` on `targets` into `folder`. `said` is told, between windows only, what comes next."""
+    """Measures `plan` on `targets` into `folder`. `said` is told, between windows only, what comes next; windows in
+    `kept`, of the same load before it was cut off, are not opened again.
+    """
 
     plan: LoadPlan
     options: LoadOptions
@@ -62,6 +65,7 @@ class Session:
     command: Sequence[str]
     said: Callable[[str], None]
     most_open: int = MOST_OPEN
+    kept: StoredLoad | None = None
     _windows: list[Window] = field(default_factory=list)
     _levels: dict[tuple[Load, int], Level] = field(default_factory=dict)
     _requests: dict[int, list[RequestRecord]] = field(default_factory=dict)
@@ -70,7 +74,7 @@ class Session:
     def run(self) -> LoadRun:
         """Open all windows; what has been measured is on disk after each."""
         begin = time.monotonic()
-        record = self._record()
+        record = self._record() if self.kept is None else self._going_on(self.kept)
         write_load(self.folder, record)
         bodies = [
             Bodies(
@@ -96,7 +100,7 @@ class Session:
         record = self._summed(record).model_copy(
             update={
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-                "duration_s": round(time.monotonic() - begin, 3),
+                "duration_s": round((record.duration_s or 0.0) + time.monotonic() - begin, 3),
                 "saturation": saturation,
                 "prompts": record.prompts.model_copy(
                     update={"sha256_of_bodies": tuple(each.digest.hexdigest() for each in bodies)}
@@ -145,7 +149,31 @@ class Session:
             unknown=unknown(endpoints),
             environment=capture_environment(),
             dlmbench_version=__version__,
+            options=self.options.model_dump(mode="json", exclude_defaults=True),
+            cwd=os.getcwd(),
         )
+
+    def _going_on(self, kept: StoredLoad) -> LoadRun:
+        """The record of a load that goes on, its windows still there; the lines of one that was cut off go.
+
+        Raises InputError where servers, prompts or tokenizer are not what they were: two loads are never one.
+        """
+        now, run = self._record(), kept.run
+        asked = [(each.url, each.model, each.style, each.stream, each.replaces) for each in now.endpoints]
+        then = [(each.url, each.model, each.style, each.stream, each.replaces) for each in run.endpoints]
+        differing = {
+            "a server or how it is asked": asked != then,
+            "the prompts": now.prompts.sha256 != run.prompts.sha256,
+            "the tokenizer": now.tokenizer != run.tokenizer,
+            "the settings": now.settings != run.settings or now.objectives != run.objectives,
+            "dlmbench": now.dlmbench_version != run.dlmbench_version,
+        }
+        if changed := [name for name, differs in differing.items() if differs]:
+            raise InputError(
+                f"--resume {self.folder}: {' and '.join(changed)} changed since it was started; start a new one"
+            )
+        rewrite_requests(self.folder, kept.requests)
+        return run
 
     def _order(self, round_number: int) -> Sequence[int]:
         """Endpoints A B, then B A: a drift of what lies between cancels."""
@@ -157,7 +185,6 @@ class Session:
         target = self.targets[endpoint]
         warmup = plan.warmup if plan.warmup is not None else default_warmup(load)
         which = f"round {round_number + 1} of {plan.rounds}, " if plan.rounds > 1 else ""
-        self.said(f"{which}{target.endpoint.name}: {load.key}")
         expected = None if plan.requests is None else plan.requests + warmup + _in_ramp(load, plan)
         window_plan = WindowPlan(
             load=load,
@@ -172,8 +199,15 @@ class Session:
             most_open=self.most_open,
             limits=Limits(timeout_s=plan.timeout_s, connect_s=min(10.0, plan.timeout_s)),
         )
+        body = bodies.window(expected)
+        if self.kept is not None and number < len(self.kept.run.windows):
+            window = self.kept.run.windows[number]
+            counted = [each for each in self.kept.requests if each.window == number and each.part == "counted"]
+            self._add(window, counted)
+            return window
+        self.said(f"{which}{target.endpoint.name}: {load.key}")
         began = datetime.now(UTC).isoformat(timespec="milliseconds")
-        opened = asyncio.run(run_window(target.endpoint, window_plan, bodies.window(expected)))
+        opened = run_loop(run_window(target.endpoint, window_plan, body))
         requests = read_window(number, opened, target.endpoint, self.counting.tokenizer, self.options.prompt_tokens)
         counted = [request for request in requests if request.part == "counted"]
         window = Window(
@@ -189,14 +223,19 @@ class Session:
             warnings=tuple(_warnings(load, counted, opened, target.endpoint, self.options.output_tokens)),
         )
         append_requests(self.folder, requests)
-        self._windows.append(window)
-        self._requests[number] = counted
-        own = [w for w in self._windows if (w.load, w.endpoint) == (load, endpoint)]
-        self._levels[load, endpoint] = level_of(
-            own, self._requests, plan.objectives, self.options.together_s, price_of(self.options)
-        )
+        self._add(window, counted)
         write_load(self.folder, self._summed(record))
         return window
+
+    def _add(self, window: Window, counted: list[RequestRecord]) -> None:
+        """A window that has ended, and its level with it."""
+        load, endpoint = window.load, window.endpoint
+        self._windows.append(window)
+        self._requests[window.number] = counted
+        own = [w for w in self._windows if (w.load, w.endpoint) == (load, endpoint)]
+        self._levels[load, endpoint] = level_of(
+            own, self._requests, self.plan.objectives, self.options.together_s, price_of(self.options)
+        )
 
     def _sweep(self, bodies: Sequence[Bodies], record: LoadRun) -> Saturation:
         """Double the load until it brings nothing more: the levels' throughput, and where it is saturated."""

@@ -19,7 +19,7 @@ def check_spending(options: LoadOptions, plan: LoadPlan, places: Sequence[Place]
     The most: every request with its whole prompt and all the tokens that it may be answered with.
     """
     public = [place.url for place in places if place.public]
-    if not public or options.yes:
+    if not public:
         return
     where = " and ".join(public)
     requests = plan.most_requests

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from ... import InputError
 from ...models.endpoints.endpoint import is_loopback
+from ...models.endpoints.loop import run_loop
 from .app import make_app
 from .backend import Backend
 from .files import raise_file_limit
@@ -51,7 +52,7 @@ def serve_command(options: ServeOptions, console: Console, ready: Callable[[dict
         warning = f"{options.host} can be reached from elsewhere, and this server asks nobody for a key"
         console.print(Text(f"warning: {warning}", style="yellow"), soft_wrap=True)
     raise_file_limit()
-    asyncio.run(_serve(backend, options, ready))
+    run_loop(_serve(backend, options, ready))
 
 
 def _backend(options: ServeOptions) -> Backend:

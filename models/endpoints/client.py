@@ -111,7 +111,7 @@ class Client:
         received, most = 0, self._limits.reply_b
         pieces, now = exchange.pieces, time.monotonic_ns
         done = DoneSeen() if exchange.content_type == "text/event-stream" else None
-        async for piece in response.content.iter_any():
+        while piece := await response.content.readany():
             pieces.append((now(), piece))
             received += len(piece)
             self._kept_b += len(piece)

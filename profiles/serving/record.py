@@ -14,7 +14,8 @@ Kind = Literal["closed", "poisson", "constant"]
 Outcome = Literal["ok", "failed"]
 # Requests of a ramp or a warm-up are kept and not counted.
 Part = Literal["warmup", "ramp", "counted"]
-
+# What an objective may be stated of, in seconds.
+OBJECTIVES = ("ttft", "first_final", "latency", "e2e_per_token", "stall")
 
 # Nothing here takes thirty years; what says so is no record.
 Seconds = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
@@ -185,7 +186,9 @@ class Saturation(Stored):
 
 
 class LoadRun(Stored):
-    """All of a load but its requests."""
+    """All of a load but its requests. `options` are what was asked for, in the folder `cwd`: a load that was cut off
+    goes on from them.
+    """
 
     schema_version: int = LOAD_SCHEMA
     id: str
@@ -208,6 +211,8 @@ class LoadRun(Stored):
     environment: dict[str, Any]
     warnings: tuple[str, ...] = ()
     dlmbench_version: str
+    options: dict[str, Any] = {}
+    cwd: str | None = None
 
     @model_validator(mode="after")
     def _endpoints_exist(self) -> LoadRun:

@@ -11,6 +11,8 @@ from ..versioned import read_versioned
 from .record import LOAD_SCHEMA, LoadRun, RequestRecord
 
 LOAD_FILE, REQUESTS_FILE = "load.json", "requests.jsonl"
+# Where in a run's folder the load of its suite lies.
+LOAD_FOLDER = "load"
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,11 @@ def write_load(folder: Path, run: LoadRun) -> None:
 def append_requests(folder: Path, requests: Sequence[RequestRecord]) -> None:
     """Append a window's requests in one write, synced. On an error nothing is left half-written."""
     append_lines(folder / REQUESTS_FILE, requests)
+
+
+def rewrite_requests(folder: Path, requests: Sequence[RequestRecord]) -> None:
+    """Replace all requests by these: what a load that was cut off goes on from."""
+    replace_file(folder / REQUESTS_FILE, "".join(f"{request.model_dump_json()}\n" for request in requests))
 
 
 def read_load(folder: Path) -> StoredLoad:

@@ -24,7 +24,6 @@ QUANTILES = (0.5, 0.9, 0.99)
 MIN_ROUNDS = 5
 # A window's tokens are counted in so many slices of equal length.
 _SLICES = 10
-OBJECTIVES = ("ttft", "first_final", "latency", "e2e_per_token", "stall")
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,11 +22,11 @@ from rich.console import Console
 
 from dlmbench import InputError
 from dlmbench.bench import run as running
-from dlmbench.bench.folders import locked, new_folder
+from dlmbench.bench.folders import InterruptedRunError, locked, new_folder
 from dlmbench.bench.options import RunOptions
 from dlmbench.bench.plan import make_plan
 from dlmbench.bench.progress import Progress
-from dlmbench.bench.run import InterruptedRunError, resume_run, start_run
+from dlmbench.bench.run import resume_run, start_run
 from dlmbench.bench.run_command import stored_run
 from dlmbench.bench.summary import measurements
 from dlmbench.profiles.hardware import Datasheet

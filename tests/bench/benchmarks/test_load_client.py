@@ -6,7 +6,6 @@ in the figure, the client's is: sockets, the event loop and every stream that wa
 
 from __future__ import annotations
 
-import asyncio
 import json
 import resource
 import subprocess
@@ -21,6 +20,7 @@ from dlmbench.bench.load.reading import read_window
 from dlmbench.bench.serve.files import raise_file_limit
 from dlmbench.models.endpoints.client import Limits
 from dlmbench.models.endpoints.endpoint import Endpoint
+from dlmbench.models.endpoints.loop import run_loop
 from dlmbench.models.tokenizer import embedded_tokenizer
 from dlmbench.profiles.serving.record import Load
 
@@ -48,7 +48,7 @@ def test_stamps_of_many_streams(benchmark: Any, streams: int) -> None:
 
         def window() -> Any:
             before = resource.getrusage(resource.RUSAGE_SELF)
-            opened = asyncio.run(run_window(endpoint, plan, lambda _: body))
+            opened = run_loop(run_window(endpoint, plan, lambda _: body))
             after = resource.getrusage(resource.RUSAGE_SELF)
             return opened, (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime)
 

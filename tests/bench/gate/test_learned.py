@@ -86,7 +86,7 @@ def test_what_was_learned_is_written_as_a_policy_that_reads_back(tmp_path: Path)
 
 def test_evidence_that_teaches_nothing_is_refused() -> None:
     few = noisy(0.01, pairs=5)
-    with pytest.raises(InputError, match="has 5 pairs of processes, expected 6 or more"):
+    with pytest.raises(InputError, match="has 5 undisturbed pairs of processes, expected 6 or more"):
         learn_margins(evidence(few), POLICY)
     with pytest.raises(InputError, match="no cell has latency_s"):
         learn_margins(evidence(noisy(0.01), metric="ttft_s"), POLICY)

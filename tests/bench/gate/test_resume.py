@@ -64,7 +64,7 @@ def test_an_interrupted_gate_goes_on_to_its_verdict(
     outcome = gate(*FINE, started=at(7, how))
     folder = tmp_path / "out"
     assert outcome.code == 130
-    assert f"interrupted; finished cells are kept, go on with: dlmbench gate --resume {folder}" in outcome.err
+    assert f"interrupted; what was finished is kept, go on with: dlmbench gate --resume {folder}" in outcome.err
     assert handles.started[-1].killed
     before = {side: (folder / side / "trials.jsonl").read_bytes() for side in ("base", "head")}
     started = len(handles.started)

@@ -298,7 +298,7 @@ def test_a_load_that_is_stopped_keeps_its_finished_windows(tmp_path: Path, servi
         finally:
             process.kill()
     assert process.returncode == 130, err
-    assert f"dlmbench show {folder}" in err
+    assert f"go on with: dlmbench load --resume {folder}" in err
     stored = read_load(folder)
     assert stored.run.windows
     assert len(stored.requests) == 4 * len(stored.run.windows)  # three and a warm-up each

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +13,18 @@ from hypothesis import strategies as st
 
 from dlmbench import InputError
 from dlmbench.bench.load.arrivals import due_times
-from dlmbench.bench.load.given import extra_fields, load_options, read_load_file
-from dlmbench.bench.load.options import LoadOptions, TargetOptions, objectives, planned
+from dlmbench.bench.load.given import extra_fields, levels, load_options, objectives, read_load_file
+from dlmbench.bench.load.options import LoadOptions, TargetOptions, planned
 from dlmbench.bench.load.spend import check_spending
 from dlmbench.bench.load.targets import Place, place_of
 from dlmbench.profiles.serving.record import Load
 
-OPTIONS = LoadOptions((TargetOptions("http://127.0.0.1:1/v1"),))
-TWO = (TargetOptions("http://a/v1"), TargetOptions("http://b/v1"))
+OPTIONS = LoadOptions(targets=(TargetOptions(url="http://127.0.0.1:1/v1"),))
+TWO = (TargetOptions(url="http://a/v1"), TargetOptions(url="http://b/v1"))
+
+
+def options(**fields: Any) -> LoadOptions:
+    return OPTIONS.model_copy(update=fields)
 
 
 def place(public: bool = True) -> Place:
@@ -32,10 +35,10 @@ def test_defaults_are_a_short_closed_loop() -> None:
     plan = planned(OPTIONS)
     assert [load.key for load in plan.levels] == ["concurrency=1"]
     assert (plan.requests, plan.rounds, plan.retries, plan.duration_s) == (100, 1, 0, 60.0)
-    pair = planned(replace(OPTIONS, targets=TWO))
+    pair = planned(options(targets=TWO))
     assert (pair.requests, pair.rounds) == (20, 5)
-    assert planned(replace(OPTIONS, concurrency="2,64")).requests == 256
-    open_loop = planned(replace(OPTIONS, rate="0.5,2", arrivals="constant"))
+    assert planned(options(concurrency=(2.0, 64.0))).requests == 256
+    open_loop = planned(options(rate=(0.5, 2.0), arrivals="constant"))
     assert [load.key for load in open_loop.levels] == ["rate=0.5 (constant)", "rate=2 (constant)"]
     assert open_loop.requests is None
 
@@ -43,23 +46,23 @@ def test_defaults_are_a_short_closed_loop() -> None:
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
-        ({"concurrency": "0"}, "--concurrency '0'"), ({"concurrency": "1.5"}, "whole numbers"),
-        ({"concurrency": "1,1"}, "twice"), ({"concurrency": "1", "rate": "1"}, "closed or open"),
-        ({"rate": "nan"}, "'nan'"), ({"concurrency": "x"}, "'x'"),
-        ({"rate": "-1"}, "'-1'"), ({"rate": "1e5", "duration_s": 1e4}, "shorten"), ({"arrivals": "x"}, "--arrivals"),
-        ({"targets": (TargetOptions("a", api="x"),)}, "--api"), ({"send_ids": True}, "--send-ids"),
+        ({"concurrency": (0.0,)}, "--concurrency 0"), ({"concurrency": (1.5,)}, "whole numbers"),
+        ({"concurrency": (1.0, 1.0)}, "twice"), ({"concurrency": (1.0,), "rate": (1.0,)}, "closed or open"),
+        ({"rate": (math.nan,)}, "nan"), ({"rate": ()}, "a number at least"),
+        ({"rate": (-1.0,)}, "-1"), ({"rate": (1e5,), "duration_s": 1e4}, "shorten"), ({"arrivals": "x"}, "--arrivals"),
+        ({"targets": (TargetOptions(url="a", api="x"),)}, "--api"), ({"send_ids": True}, "--send-ids"),
         ({"requests": 0}, "--requests"),
         ({"duration_s": 0}, "--duration"), ({"timeout_s": math.nan}, "--timeout"), ({"retries": 99}, "--retries"),
         ({"prompt_tokens": 0}, "--prompt-tokens"), ({"price_prompt": 1.0}, "give both"), ({"warmup": -1}, "--warmup"),
-        ({"targets": (*TWO, *TWO)}, "4 targets"), ({"sweep": True, "targets": TWO}, "--sweep"),
-        ({"sweep": True, "concurrency": "1,2"}, "--sweep"),
-        ({"objectives": ("speed=1",)}, "--objective"), ({"objectives": ("ttft=0",)}, "--objective"),
-        ({"objectives": ("ttft=1.2.3",)}, "--objective"), ({"temperature": math.inf}, "--temperature"),
+        ({"sweep": True, "targets": TWO}, "--sweep"),
+        ({"sweep": True, "concurrency": (1.0, 2.0)}, "--sweep"),
+        ({"objectives": {"speed": 1.0}}, "--objective"), ({"objectives": {"ttft": 0.0}}, "--objective"),
+        ({"temperature": math.inf}, "--temperature"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_asked_is_refused_by_its_flag(fields: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said.replace("(", r"\(")):
-        planned(replace(OPTIONS, **fields))
+        planned(options(**fields))
 
 
 def test_objectives_and_extra_fields() -> None:
@@ -67,8 +70,19 @@ def test_objectives_and_extra_fields() -> None:
         "ttft": 0.5, "latency": 2.0, "e2e_per_token": pytest.approx(0.02)
     }  # fmt: skip
     assert extra_fields(["top_k=5", "stop=none", 'a={"b": [1]}']) == {"top_k": 5, "stop": "none", "a": {"b": [1]}}
+    for wrong in ("ttft", "ttft=1.2.3", "ttft=5 min", ""):
+        with pytest.raises(InputError, match="--objective"):
+            objectives([wrong])
     with pytest.raises(InputError, match="NAME=VALUE"):
         extra_fields(["nothing"])
+
+
+def test_levels_are_numbers_with_commas() -> None:
+    assert levels("--rate", "0.5, 2") == (0.5, 2.0)
+    assert levels("--rate", None) is None
+    for wrong in ("x", "1,", "nan", "1;2"):
+        with pytest.raises(InputError, match="--rate"):
+            levels("--rate", wrong)
 
 
 @given(st.sampled_from(["poisson", "constant"]), st.floats(0.5, 200), st.floats(0, 5), st.integers(0, 1 << 20))
@@ -97,25 +111,24 @@ def test_arrivals_follow_their_law() -> None:
     ("fields", "said"),
     [
         ({"requests": 1000}, "128,000 output tokens"),
-        ({"requests": None, "concurrency": "1", "sweep": True}, "nothing bounds"),
-        ({"requests": 10, "ramp_s": 600.0, "concurrency": "8"}, "nothing bounds"),
-        ({"requests": 10, "ramp_s": 600.0, "rate": "8"}, "output tokens"),
+        ({"requests": None, "concurrency": (1.0,), "sweep": True}, "nothing bounds"),
+        ({"requests": 10, "ramp_s": 600.0, "concurrency": (8.0,)}, "nothing bounds"),
+        ({"requests": 10, "ramp_s": 600.0, "rate": (8.0,)}, "output tokens"),
         ({"requests": 1000, "price_prompt": 1.0, "price_output": 10.0, "spend": 1.0}, r"1\.41, more than --spend 1"),
         ({"requests": 10, "spend": 1.0}, "needs --price-prompt"),
     ],
 )
 def test_a_public_server_is_not_sent_much_unasked(fields: dict[str, Any], said: str) -> None:
-    options = replace(OPTIONS, warmup=0, **fields)
+    asked = options(warmup=0, **fields)
     with pytest.raises(InputError, match=said):
-        check_spending(options, planned(options), [place()])
-    check_spending(options, planned(options), [place(public=False)])
-    check_spending(replace(options, yes=True), planned(options), [place()])
+        check_spending(asked, planned(asked), [place()])
+    check_spending(asked, planned(asked), [place(public=False)])
 
 
 def test_little_is_sent_unasked_and_so_is_what_is_within_the_price() -> None:
-    little = replace(OPTIONS, requests=50, warmup=0)
+    little = options(requests=50, warmup=0)
     check_spending(little, planned(little), [place()])
-    priced = replace(OPTIONS, requests=1000, warmup=0, price_prompt=1.0, price_output=10.0, spend=2.0)
+    priced = options(requests=1000, warmup=0, price_prompt=1.0, price_output=10.0, spend=2.0)
     check_spending(priced, planned(priced), [place()])
 
 
@@ -145,10 +158,14 @@ def test_a_file_says_what_flags_say(tmp_path: Path) -> None:
     first, second = found.targets
     assert (first.url, first.side, first.extra) == ("http://127.0.0.1:8000/v1", "ar", {"top_k": 5})
     assert (second.url, second.diffusing, second.key_file) == ("mercury", True, tmp_path / "key")
-    assert (found.concurrency, found.output_tokens, found.prompts) == ("1,8", 32, tmp_path / "texts.txt")
+    assert (found.concurrency, found.output_tokens, found.prompts) == ((1, 8), 32, tmp_path / "texts.txt")
     assert planned(found).objectives == {"ttft": 0.5}
-    merged = load_options([str(file)], {"model": None}, {"rate": "2", "output_tokens": 64, "warmup": 0, "yes": False})
-    assert (merged.rate, merged.concurrency, merged.output_tokens, merged.warmup) == ("2", None, 64, 0)
+    merged = load_options(
+        [str(file)], {"model": None}, {"rate": (2.0,), "output_tokens": 64, "warmup": 0, "sweep": False}
+    )
+    assert (merged.rate, merged.concurrency, merged.output_tokens, merged.warmup) == ((2,), None, 64, 0)
+    file.write_text(f"description = 'a suite'\n{FILE}\n[[grid]]\npairs = ['small']\n")
+    assert read_load_file(file) == found  # of a suite, its load
     with pytest.raises(InputError, match="says it of each endpoint"):
         load_options([str(file)], {"model": "m"}, {})
 
@@ -156,8 +173,9 @@ def test_a_file_says_what_flags_say(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("", "expected one table"), ("[load]\n[other]", "expected one table"), ("[load]\n", "load.endpoint"),
-        ("[load]\nspeed = 1\n[[load.endpoint]]\nurl = 'x'", "load.speed"), ("x", "cannot be read"),
+        ("", "expected a table"), ("[loads]\n", "expected a table"), ("[load]\n", "load.endpoint"),
+        ("[load]\nspeed = 1\n[[load.endpoint]]\nurl = 'x'", "load.speed"), ("x", "not valid TOML"),
+        ("[load]\nsweep = 1\n[[load.endpoint]]\nurl = 'x'", "load.sweep"),
         ("[load]\nrequests = 1.5\n[[load.endpoint]]\nurl = 'x'", "load.requests"),
         ("[load]\n[[load.endpoint]]\nurl = 3", "load.endpoint.0.url"),
         ("[load]\n[[load.endpoint]]\nurl = 'x'\nkey = 'sk'", "load.endpoint.0.key"),
@@ -176,6 +194,9 @@ def test_flags_of_two_servers() -> None:
         ("m", "ar", "chat", True), ("n", "diffusion", "chat", True)
     ]  # fmt: skip
     assert not load_options(["http://a/v1"], {}, {}, at_once=True).targets[0].stream
+    for count in (0, 3):
+        with pytest.raises(InputError, match=f"{count} targets"):
+            load_options(["http://a/v1"] * count, {}, {})
 
 
 def test_a_key_goes_to_one_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -203,4 +224,4 @@ def test_a_key_goes_to_one_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
 @pytest.mark.parametrize("name", ["max_tokens", "n", "stream", "model"])
 def test_what_has_a_flag_is_no_extra_field(name: str) -> None:
     with pytest.raises(InputError, match="a flag of its own"):
-        place_of(TargetOptions("http://127.0.0.1:1/v1", extra={name: 5}))
+        place_of(TargetOptions(url="http://127.0.0.1:1/v1", extra={name: 5}))

@@ -21,6 +21,7 @@ from dlmbench.bench.serve.backend import Ended, Step
 from dlmbench.bench.serve.model import ModelBackend, Serving
 from dlmbench.models.autoregressive import Autoregressive
 from dlmbench.models.catalog import Context, build
+from dlmbench.models.endpoints.loop import run_loop
 from dlmbench.models.generator import Request, Settings, Shape, Silent
 from dlmbench.models.pairs import load_pair
 from dlmbench.models.source import embedded_source
@@ -49,7 +50,7 @@ def told(server: ModelBackend, asked: Ask) -> tuple[list[Step], Ended]:
         await server.close()
         return found
 
-    *steps, ended = asyncio.run(run())
+    *steps, ended = run_loop(run())
     assert isinstance(ended, Ended)
     return [step for step in steps if isinstance(step, Step)], ended
 
@@ -171,7 +172,7 @@ def test_requests_wait_in_line_and_too_many_are_sent_away(monkeypatch: pytest.Mo
             await second.aclose()
         await server.close()
 
-    asyncio.run(run())
+    run_loop(run())
 
 
 def test_a_client_that_goes_away_ends_its_generation(monkeypatch: pytest.MonkeyPatch, serving: ModuleType) -> None:

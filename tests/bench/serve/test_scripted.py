@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Iterator
 from types import ModuleType
@@ -15,6 +14,7 @@ from dlmbench.bench.serve.ask import RefusedError, read_ask
 from dlmbench.bench.serve.backend import Ended, Step
 from dlmbench.bench.serve.scripted import Schedule, Scripted
 from dlmbench.bench.serve.text import MASKED, Growing, canvas_text
+from dlmbench.models.endpoints.loop import run_loop
 from dlmbench.models.source import embedded_source
 from dlmbench.models.tokenizer import embedded_tokenizer
 
@@ -45,7 +45,7 @@ def test_a_schedule_is_kept() -> None:
     async def told() -> list[Step | Ended]:
         return [happened async for happened in backend.steps(ask)]
 
-    *steps, ended = asyncio.run(told())
+    *steps, ended = run_loop(told())
     assert [len(step.final) for step in steps if isinstance(step, Step)] == [8, 8, 4]
     assert isinstance(ended, Ended)
     assert ended.reason == "length"

@@ -14,6 +14,7 @@ import pytest
 from dlmbench.models.endpoints.client import Client, Limits
 from dlmbench.models.endpoints.endpoint import Endpoint
 from dlmbench.models.endpoints.faults import FAULTS
+from dlmbench.models.endpoints.loop import run_loop
 from dlmbench.models.endpoints.replies import read_reply
 
 
@@ -204,8 +205,8 @@ def test_nobody_there_no_such_host_and_no_encryption(wire: ModuleType) -> None:
             fault = read_reply(await client.ask(b"{}"), endpoint).fault
             return fault.code if fault else None
 
-    assert asyncio.run(code(f"http://127.0.0.1:{port}/v1")) == "refused"
-    assert asyncio.run(code("http://no-such-host.invalid/v1")) == "dns"
+    assert run_loop(code(f"http://127.0.0.1:{port}/v1")) == "refused"
+    assert run_loop(code("http://no-such-host.invalid/v1")) == "dns"
 
     async def plain() -> str | None:
         async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -216,7 +217,7 @@ def test_nobody_there_no_such_host_and_no_encryption(wire: ModuleType) -> None:
         async with server:
             return await code(f"https://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1")
 
-    assert asyncio.run(plain()) == "tls"
+    assert run_loop(plain()) == "tls"
 
 
 def test_every_fault_has_a_meaning() -> None:

@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from dlmbench.models.endpoints.client import Client, Exchange, Limits
 from dlmbench.models.endpoints.endpoint import Endpoint
 from dlmbench.models.endpoints.key import Key
+from dlmbench.models.endpoints.loop import run_loop
 from dlmbench.models.endpoints.replies import Reply, read_reply
 
 Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
@@ -112,7 +113,7 @@ def asked(
                     found.append((exchange, read_reply(exchange, target)))
                 return found
 
-    return asyncio.run(run())
+    return run_loop(run())
 
 
 def gzipped(data: bytes) -> bytes:

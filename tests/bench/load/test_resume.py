@@ -1,0 +1,200 @@
+"""A load that was cut off goes on, and a suite's load is part of its run."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from dlmbench.bench import cli
+from dlmbench.bench.serve.scripted import Schedule, Scripted
+from dlmbench.profiles.serving.store import StoredLoad, read_load, write_load
+from dlmbench.profiles.store import read_run
+
+
+@pytest.fixture
+def url(serving: ModuleType) -> Iterator[str]:
+    with serving.served(Scripted(Schedule(0.01, 0.0, 64))) as url:
+        yield url
+
+
+def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Exit code and what was printed."""
+    argv, sys.argv = sys.argv, ["dlmbench", *map(str, arguments)]
+    code: Any = 0
+    try:
+        cli.main()
+    except SystemExit as end:
+        code = end.code or 0
+    finally:
+        sys.argv = argv
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def cut(stored: StoredLoad, windows: int) -> None:
+    """What is left when a load is killed: the next window's requests may be there already, the window is not."""
+    kept = stored.run.windows[:windows]
+    write_load(stored.path, stored.run.model_copy(update={"windows": kept, "levels": (), "finished": None}))
+
+
+def small(*flags: object) -> tuple[object, ...]:
+    return ("--requests", 3, "--warmup", 1, "--output-tokens", 8, "--prompt-tokens", 8, *flags)
+
+
+@pytest.mark.parametrize("windows", [0, 1, 3])
+def test_a_load_goes_on_where_it_was_cut_off(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, url: str, windows: int
+) -> None:
+    folder = tmp_path / "load"
+    code, _, err = command(
+        capsys, "load", url, *small("--rounds", 2, "--concurrency", "1,2", "--objective", "ttft=5", "--out", folder)
+    )
+    assert code == 0, err
+    whole = read_load(folder)
+    assert len(whole.run.windows) == 4
+    cut(whole, windows)
+    code, _, err = command(capsys, "load", "--resume", folder)
+    assert code == 0, err
+    again = read_load(folder)
+    assert again.run.windows[:windows] == whole.run.windows[:windows]
+    assert [(w.round, w.load) for w in again.run.windows] == [(w.round, w.load) for w in whole.run.windows]
+    assert [(r.window, r.number) for r in again.requests] == [(r.window, r.number) for r in whole.requests]
+    # The prompts that were to come came, and none of those again that a server may have in its cache.
+    assert again.run.prompts == whole.run.prompts
+    assert (again.run.id, again.run.created, again.run.command) == (whole.run.id, whole.run.created, whole.run.command)
+    assert [level.requests for level in again.run.levels] == [6, 6]
+    assert "goodput" in (folder / "summary.md").read_text()
+
+
+def test_a_sweep_goes_on(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dlmbench.bench.load.session._MOST_LEVELS", 3)
+    folder = tmp_path / "load"
+    assert command(capsys, "load", url, *small("--sweep", "--out", folder))[0] == 0
+    whole = read_load(folder)
+    cut(whole, 2)
+    assert command(capsys, "load", "--resume", folder)[0] == 0
+    again = read_load(folder)
+    assert again.run.saturation is not None
+    assert [level.value for level in again.run.saturation.levels] == [1, 2, 4]
+    assert again.run.windows[:2] == whole.run.windows[:2]
+
+
+def test_what_is_not_the_same_load_is_not_gone_on_with(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, url: str
+) -> None:
+    folder = tmp_path / "load"
+    assert command(capsys, "load", url, *small("--rounds", 2, "--out", folder))[0] == 0
+    whole = read_load(folder)
+    for flags in (["--requests", 3], [url], ["--no-stream"], ["--out", tmp_path / "x"], ["--model", "m"]):
+        code, _, err = command(capsys, "load", "--resume", folder, *flags)
+        assert (code, "leave all others out" in err) == (2, True), flags
+    code, _, err = command(capsys, "load", url, "--out", folder)
+    assert (code, f"--resume {folder}" in err) == (2, True)
+    assert command(capsys, "load", "--resume", folder)[0] == 0
+    assert read_load(folder).run == whole.run  # it was over
+    open_ = whole.run.model_copy(update={"finished": None})
+    settings = whole.run.settings.model_copy(update={"output_tokens": 9})
+    write_load(folder, open_.model_copy(update={"settings": settings}))
+    code, _, err = command(capsys, "load", "--resume", folder)
+    assert (code, "the settings changed" in err) == (2, True)
+    assert len(read_load(folder).requests) == 8  # nothing lost
+    write_load(folder, open_.model_copy(update={"options": {"speed": 1}}))
+    code, _, err = command(capsys, "load", "--resume", folder)
+    assert (code, "load.json: options." in err) == (2, True)
+
+
+SUITE = """
+description = "cells and a server"
+processes = 1
+budget_s = 0.1
+warmup_s = 0.1
+min_samples = 1
+quality_texts = 0
+foreign_limit = 1000.0
+
+[[grid]]
+pairs = ["small"]
+lengths = [4]
+steps = ["2"]
+
+[load]
+requests = 3
+warmup = 1
+output_tokens = 8
+prompt_tokens = 8
+concurrency = [1, 2]
+
+[[load.endpoint]]
+url = "URL"
+"""
+
+
+def test_a_suite_has_cells_and_servers(capsys: pytest.CaptureFixture[str], tmp_path: Path, url: str) -> None:
+    suite, folder = tmp_path / "both.toml", tmp_path / "run"
+    suite.write_text(SUITE.replace("URL", url))
+    code, out, err = command(capsys, "run", suite, "--dry-run", "--device", "cpu")
+    assert code == 0, err
+    assert f"up to 8 requests to {url}: concurrency=1, concurrency=2" in out
+    code, out, err = command(capsys, "run", suite, "--device", "cpu", "--out", folder, "--json")
+    assert code == 0, err
+    document = json.loads(out)
+    assert (document["ok_cells"], document["load_answered"]) == (2, True)
+    assert [level["requests"] for level in document["load"]["levels"]] == [3, 3]
+    page, summary = (folder / "report.html").read_text(), (folder / "summary.md").read_text()
+    assert 'href="load/report.html"' in page
+    assert (folder / "load" / "report.html").is_file()
+    for text in (page, summary, command(capsys, "show", folder)[1]):
+        assert "concurrency=2" in text or "concurrency = 2" in text
+    assert "## Servers under load" in summary
+
+    # Killed between its cells and its second level.
+    cut(read_load(folder / "load"), 1)
+    trials = read_run(folder).trials
+    code, _, err = command(capsys, "run", "--resume", folder)
+    assert code == 0, err
+    assert read_run(folder).trials == trials
+    assert [window.load.value for window in read_load(folder / "load").run.windows] == [1, 2]
+    finished = (folder / "load" / "load.json").read_bytes()
+    assert command(capsys, "run", "--resume", folder)[0] == 0
+    assert (folder / "load" / "load.json").read_bytes() == finished
+
+    suite.write_text(SUITE.replace("URL", url).replace("requests = 3", "requests = 4"))
+    code, _, err = command(capsys, "run", "--resume", folder)
+    assert (code, "the suite's load changed" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("requests = 3", "speed = 3"), "load.speed"),
+        (("requests = 3", "requests = 0"), "--requests"),
+        (('url = "URL"', 'url = "nonsense"'), "expected a URL"),
+        (('url = "URL"', 'url = "URL"\nkey_env = "NO_SUCH_KEY"'), "not set"),
+        (('url = "URL"', 'url = "http://127.0.0.1:9/v1"'), "give --model"),
+    ],
+)
+def test_a_suites_load_is_refused_before_anything_is_measured(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, url: str, change: tuple[str, str], said: str
+) -> None:
+    suite, folder = tmp_path / "both.toml", tmp_path / "run"
+    suite.write_text(SUITE.replace(*change).replace("URL", url))
+    code, _, err = command(capsys, "run", suite, "--device", "cpu", "--out", folder)
+    assert code == 2
+    assert said in err
+    assert not folder.exists()
+
+
+def test_a_gate_judges_no_servers(capsys: pytest.CaptureFixture[str], tmp_path: Path, url: str) -> None:
+    suite = tmp_path / "both.toml"
+    suite.write_text(SUITE.replace("URL", url))
+    code, _, err = command(capsys, "gate", suite, "--counters", tmp_path / "work.json", "--renew")
+    assert code == 2
+    assert "a gate judges cells, not servers" in err
