@@ -102,6 +102,9 @@ def run(
         str | None,
         typer.Option(help="With --dry-run: plan for a GPU with this much memory, here or not (or --device cpu): 80GB."),
     ] = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Spend what the suite's load may cost at a public address.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure matched AR and diffusion generators and report them."""
@@ -149,10 +152,10 @@ def run(
 
     if dry_run:
         planned = None if device_memory is None else memory_size("--device-memory", device_memory)
-        document = dry_run_command(options, console_of(as_json), planned)
+        document = dry_run_command(options, console_of(as_json), planned, yes=yes)
     else:
         document = run_command(
-            options, resume, suite is not None, ("dlmbench", *sys.argv[1:]), console_of(as_json), quiet=False
+            options, resume, suite is not None, ("dlmbench", *sys.argv[1:]), console_of(as_json), quiet=False, yes=yes
         )
     if as_json:
         print_json(document)

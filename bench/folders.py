@@ -22,10 +22,6 @@ except ImportError:
     fcntl = None  # type: ignore[assignment]
 
 
-# A folder may also have been removed.
-_CANNOT_WRITE = (*CANNOT_WRITE, errno.ENOENT)
-
-
 class InterruptedRunError(Exception):
     """The user stopped a run, a gate or a load; what was finished is on disk. Its text is the command that goes on."""
 
@@ -40,7 +36,8 @@ def new_folder(out: Path | None, kind: str) -> Path:
     except OSError as error:
         raise InputError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from None
     if taken:
-        hint = f"; --resume {folder} goes on with it" if (folder / RUN_FILE).exists() or is_load(folder) else ""
+        kind = "load" if is_load(folder) else "run" if (folder / RUN_FILE).exists() else None
+        hint = "" if kind is None else f"; dlmbench {kind} --resume {folder} goes on with it"
         raise InputError(f"--out {folder}: exists and is not an empty folder; choose another{hint}")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -84,7 +81,8 @@ def stoppable(command: str, folder: Path) -> Iterator[None]:
     except KeyboardInterrupt:
         raise InterruptedRunError(onwards) from None
     except OSError as error:
-        if error.errno not in _CANNOT_WRITE:
+        gone = error.errno == errno.ENOENT and not folder.is_dir()
+        if error.errno not in CANNOT_WRITE and not gone:
             raise
         raise InputError(
             f"{folder}: cannot be written ({error.strerror}); what was finished is kept, make room and go on with: "

@@ -59,7 +59,7 @@ def _narrowed(plan: Plan, side: str) -> Plan:
     pairing = first.model_copy(update={"cells": tuple(chosen.values()), "processes": 1})
     # What ran is worth knowing on a busy machine too: no sample is discarded for others' use of the processors.
     settings: dict[str, object] = {"processes": 1, "hardware": True, "traces": True, "foreign_limit": None}
-    settings |= {"quality_texts": 0, "studies": False}
+    settings |= {"quality_texts": 0, "studies": False, "load": None}
     warnings = tuple(warning for warning in plan.warnings if "fewer than five" not in warning)
     return replace(
         plan, suite=plan.suite.model_copy(update=settings), pairings=(pairing,), warnings=warnings, judge=None

@@ -117,7 +117,9 @@ def new_run(options: RunOptions, plan: Plan, command: Sequence[str]) -> Run:
     """The record of a run that begins now."""
     # The state of the code that is measured, where that is the user's own.
     environment = capture_environment() | {"working_git": git_state(Path.cwd())}
-    settings: dict[str, Any] = plan.suite.model_dump(mode="json", exclude={"grid", "name", "description"})
+    settings: dict[str, Any] = plan.suite.model_dump(mode="json", exclude={"grid", "name", "description", "load"})
+    if plan.suite.load is not None:
+        settings["load"] = plan.suite.load.model_dump(mode="json")
     settings |= {
         "threads": plan.threads,
         "blockwise": sorted(plan.blockwise),

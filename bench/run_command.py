@@ -16,7 +16,7 @@ from ..reports.format import MISSING, format_number
 from .estimate import PAIRING_S, REPORT_S, START_S, latency_above, rough_latency_s
 from .folders import stoppable
 from .largest import largest_fits, show_largest
-from .load.beside import load_in, load_of_suite, load_that_is_left, put_under_load, show_planned_load
+from .load.beside import check_load, check_load_that_is_left, load_in, put_under_load, show_planned_load
 from .load.command import answered, document, show_load, write_load_report
 from .memory_plan import Shapes, predicted_memory
 from .options import RunOptions
@@ -34,20 +34,25 @@ def run_command(
     console: Console,
     *,
     quiet: bool,
+    yes: bool = False,
 ) -> dict[str, Any]:
-    """Measure, write the report, show the tables and the paths; returns the run as a JSON document."""
+    """Measure, write the report, show the tables and the paths; returns the run as a JSON document. With `yes` the load
+    of the suite may cost whatever it comes to.
+    """
     progress = Progress(console, quiet=quiet)
     if resume is not None:
-        load = load_that_is_left(resume)
+        check_load_that_is_left(resume, yes=yes)
         stored = resume_run(resume, options, suite_given, progress)
     else:
         plan = make_plan(options)
-        load = None if plan.suite.load is None else load_of_suite(plan.suite.load)
+        if plan.suite.load is not None:
+            check_load(plan.suite.load, yes=yes)
         stored = start_run(options, plan, command, progress)
-    with stoppable("run", stored.path):
-        if load is not None:
-            put_under_load(stored.path, load, command, console)
-        files = write_report(stored)
+    with stoppable("run --yes" if yes else "run", stored.path):
+        try:
+            put_under_load(stored, command, console, yes=yes)
+        finally:  # whatever became of the servers, the cells have a report
+            files = write_report(stored)
     show_all(stored, console)
     for path in files:
         if path.suffix in (".html", ".md"):
@@ -119,7 +124,9 @@ def export_report(stored: StoredRun) -> list[Path]:
     return [*paths, benchmark]
 
 
-def dry_run_command(options: RunOptions, console: Console, planned_b: int | None = None) -> dict[str, Any]:
+def dry_run_command(
+    options: RunOptions, console: Console, planned_b: int | None = None, *, yes: bool = False
+) -> dict[str, Any]:
     """Show what a run would measure, how long it might take, what it needs, what does not fit and the most that would.
 
     `planned_b`: the memory of a device that need not be here. Writes nothing.
@@ -185,7 +192,7 @@ def dry_run_command(options: RunOptions, console: Console, planned_b: int | None
     if plan.memory_b is not None:
         show_largest(largest, plan.memory_b, console)
     if plan.suite.load is not None:
-        plan_document["load"] = show_planned_load(plan.suite.load, console)
+        plan_document["load"] = show_planned_load(plan.suite.load, console, yes=yes)
     return plan_document
 
 

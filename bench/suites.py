@@ -226,7 +226,9 @@ def checked_suite(table: dict[str, Any], place: str) -> Suite:
     except ValidationError as error:
         detail = error.errors()[0]
         key = ".".join(str(part) for part in detail["loc"] if part not in ("int", "str")) or "suite"
-        found = "" if detail["type"] in ("missing", "value_error") else f"; found {detail['input']!r}"
+        # What stands in a load may be a key that should not be there: it is not repeated.
+        silent = detail["type"] in ("missing", "value_error") or detail["loc"][:1] == ("load",)
+        found = "" if silent else f"; found {detail['input']!r}"
         message = detail["msg"].removeprefix("Value error, ")
         raise InputError(f"suite {place}: {key}: {message}{found}") from None
 

@@ -113,13 +113,18 @@ def append_lines(path: Path, entries: Sequence[BaseModel]) -> None:
 
 
 def rewrite_trials(folder: Path, trials: Sequence[Trial]) -> None:
-    """Replace `trials.jsonl`, to drop a torn line or an open pairing before a run is resumed.
+    """Replace `trials.jsonl`, to drop a torn line or an open pairing before a run is resumed."""
+    rewrite_lines(folder / TRIALS_FILE, trials)
+
+
+def rewrite_lines(path: Path, entries: Sequence[BaseModel]) -> None:
+    """Replace a file of lines whole.
 
     Nobody else may be writing to the folder: what a kill left of other files half replaced is removed too.
     """
-    for left in folder.glob(".*.tmp"):
+    for left in path.parent.glob(".*.tmp"):
         left.unlink(missing_ok=True)
-    replace_file(folder / TRIALS_FILE, "".join(trial.model_dump_json() + "\n" for trial in trials))
+    replace_file(path, "".join(entry.model_dump_json() + "\n" for entry in entries))
 
 
 def read_run(folder: Path) -> StoredRun:

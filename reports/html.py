@@ -79,7 +79,7 @@ def render(stored: StoredRun, figures: Sequence[Figure], loaded: StoredLoad | No
                 for peak in run.peaks
             ],
             settings=[
-                *flat({k: v for k, v in run.settings.items() if k != "cwd"}),
+                *flat({k: v for k, v in run.settings.items() if k not in ("cwd", "load")}),
                 *flat(run.prompts, "prompts."),
                 ("seed", str(run.seed)),
             ],

@@ -3,8 +3,8 @@
 The pair is the gate's unit. Everything that could favour a side changes from pair to pair: which one starts first and
 goes first in a round, on which processors they take their turns, and in which order generators, shapes and cells are
 measured (drawn from the suite's seed). The two processes load one generator after another: starting one costs more
-than most cells do. Where the workers share processors and others are free, the next pair's processes start on those
-while this pair is measured: a neighbour of both sides alike, since they take turns.
+than most cells do. Where the workers share processors and others are free, the next pair's processes start on those,
+and load their first generator, while this pair is measured: a neighbour of both sides alike, since they take turns.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ...models.plugins import side_of
 from ...profiles.pinning import other_cpus
 from ...profiles.record import Cell, Trial, WorkerInfo
 from ...profiles.telemetry_client import TelemetryProcess
@@ -29,6 +31,8 @@ from .sides import Side, SideName
 BOTH: tuple[SideName, SideName] = ("base", "head")
 # Counters and texts of the cells are a run's business; a gate spends its time on pairs.
 _TIMED_ONLY = {"hardware": False, "quality_texts": 0, "studies": False, "traces": False}
+# Parameters of a model that may be loaded beside samples: some megabytes, which neither memory nor its bus will feel.
+_LIGHT = 10_000_000
 _Group = tuple[str, str, str]  # pair, dtype, generator: what one worker loads
 
 
@@ -51,6 +55,7 @@ class PairBench:
     infos: dict[SideName, list[WorkerInfo]] = field(default_factory=lambda: {"base": [], "head": []})
     device_name: str = ""
     _next: dict[str, WorkerHandle] = field(default_factory=dict)
+    _loading: set[WorkerHandle] = field(default_factory=set)
     _started: float = field(default_factory=time.monotonic)
     _count: int = 0
 
@@ -68,13 +73,12 @@ class PairBench:
 
         `more`: another pair follows, whose processes may start meanwhile.
         """
-        draw = random.Random(f"{self.job.suite.seed}:{pair}")
-        order = _order(pair)
-        groups = _groups(self.job.pairings)
+        order, groups = _order(pair), _groups(self.job.pairings)
+        draw, drawn = self._drawn(pair, groups)
         trials: dict[SideName, list[Trial]] = {"base": [], "head": []}
         handles, self._next = self._next, {}
         try:
-            for group in draw.sample(list(groups), len(groups)):
+            for group in drawn:
                 for side, trial in self._group(group, groups[group], pair, order, draw, handles, ahead=more):
                     trials[side].append(trial)
                 more = False
@@ -86,6 +90,11 @@ class PairBench:
             for handle in handles.values():
                 handle.end()
         return trials
+
+    def _drawn(self, pair: int, groups: Mapping[_Group, Sequence[Pairing]]) -> tuple[random.Random, list[_Group]]:
+        """The pair's random numbers, and its generators in the order that they give."""
+        draw = random.Random(f"{self.job.suite.seed}:{pair}")
+        return draw, draw.sample(list(groups), len(groups))
 
     def _group(
         self,
@@ -134,7 +143,10 @@ class PairBench:
             handles.pop(side).end()
         if side not in handles:
             handles[side] = self._start(side)
-        handles[side].send("load", **load_request(job, *group))
+        if handles[side] in self._loading:  # since the last pair
+            self._loading.discard(handles[side])
+        else:
+            handles[side].send("load", **load_request(job, *group))
 
     def _start(self, side: SideName) -> WorkerHandle:
         logs = self.job.folder / "logs"
@@ -146,9 +158,13 @@ class PairBench:
     def _start_next(self, pair: int, taken: Sequence[int] | None) -> None:
         """Start the processes of a pair to come on processors that the present one, on those `taken`, leaves free.
 
-        They import what they need and wait to be told what to load. What cannot be done now is left to the pair itself.
+        They import what they need and load what comes first, if that is light. What cannot be done now is left to the
+        pair itself.
         """
         free = other_cpus(taken) if taken else ()
+        (name, dtype, generator), *_ = self._drawn(pair, _groups(self.job.pairings))[1]
+        sides = self.job.pairs[name].seen_from(side_of(generator))
+        light = all(side.backbone.total_parameters <= _LIGHT for side in sides)
         for side in _order(pair) if free else ():
             try:
                 handle = self._start(side)
@@ -158,6 +174,10 @@ class PairBench:
             if handle.pin(free) is None:  # it would run beside the samples
                 self._next.pop(side).kill()
                 return
+            with suppress(WorkerFailedError):  # asked again in its turn, it will fail again, and be heard
+                if light:
+                    handle.send("load", **load_request(self.job, name, dtype, generator))
+                    self._loading.add(handle)
 
     def _ready(self, side: SideName, handle: WorkerHandle, pair: int) -> WorkerInfo:
         try:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from rich.console import Console
 from rich.text import Text
 
 from ... import InputError
-from ...profiles.serving.store import LOAD_FILE, StoredLoad, read_load
+from ...profiles.serving.store import LOAD_FILE, StoredLoad, is_load, read_load
 from ...profiles.versioned import first_problem
-from ..folders import locked, new_folder, stoppable, where_it_started
+from ..folders import InterruptedRunError, locked, new_folder, stoppable, where_it_started
 from ..serve.files import raise_file_limit
 from .options import MOST_OPEN, LoadOptions, LoadPlan, planned
 from .prompts import Counting, check_prompts, counting_of
@@ -25,7 +26,7 @@ from .targets import Target, place_of, target_of
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A load that may begin: nothing of it can be refused any more, and the servers have said what they are."""
+    """A load that may begin: what was asked is sound, may be spent, and the servers have said what they are."""
 
     options: LoadOptions
     plan: LoadPlan
@@ -70,9 +71,27 @@ def load_command(
     """Measure, report and show; returns the load as a document, and whether any request was answered."""
     load = prepared(options, yes=yes)
     folder = new_folder(out, "load")
-    with locked(folder), stoppable("load", folder):
+    with locked(folder), _removed_if_empty(folder), stoppable(_named(yes), folder):
         stored, files = measured(load, folder, command, console)
     return _shown(stored, files, console)
+
+
+def _named(yes: bool) -> str:
+    """The command as one goes on with it."""
+    return "load --yes" if yes else "load"
+
+
+@contextmanager
+def _removed_if_empty(folder: Path) -> Iterator[None]:
+    """What was stopped before it had a record has nothing to go on with."""
+    try:
+        yield
+    except InterruptedRunError:
+        if is_load(folder):
+            raise
+        with suppress(OSError):
+            folder.rmdir()
+        raise KeyboardInterrupt from None
 
 
 def resume_command(folder: Path, console: Console, *, yes: bool = False) -> tuple[dict[str, Any], bool]:
@@ -85,13 +104,15 @@ def resume_command(folder: Path, console: Console, *, yes: bool = False) -> tupl
         if kept.run.finished is not None:
             return _shown(kept, write_load_report(kept), console)
         load = prepared(recorded_options(kept), yes=yes)
-        with stoppable("load", folder):
+        with stoppable(_named(yes), folder):
             stored, files = measured(load, folder, kept.run.command, console, kept=kept)
     return _shown(stored, files, console)
 
 
 def recorded_options(stored: StoredLoad) -> LoadOptions:
     """What a load was asked for."""
+    if not stored.run.options:
+        raise InputError(f"{stored.path}: an older dlmbench wrote it, and not what it was asked for; start a new load")
     try:
         return LoadOptions.model_validate(stored.run.options)
     except ValidationError as error:

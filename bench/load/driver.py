@@ -155,8 +155,8 @@ class _Window:
         tasks: set[asyncio.Task[Asked]] = set()
         for at in due:
             at_ns = begin + round(at * 1e9)
-            left = at_ns - time.monotonic_ns()
-            if left > 0:
+            # A loop that counts milliseconds may wake up a part of one too soon.
+            while (left := at_ns - time.monotonic_ns()) > 0:
                 await asyncio.sleep(left * 1e-9)
             part: Part = "ramp" if at < plan.ramp_s else "counted"
             if len(tasks) >= self._plan.most_open:

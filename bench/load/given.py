@@ -58,7 +58,10 @@ def load_options(
         for target, own in zip(targets, values, strict=True):
             if own != "":
                 target[name] = own
-    return LoadOptions.model_validate({"targets": targets, **load})
+    try:
+        return LoadOptions.model_validate({"targets": targets, **load})
+    except ValidationError as error:
+        raise InputError(f"{first_problem(error)}; see dlmbench load --help") from None
 
 
 def _own_keys(places: Sequence[str], servers: Mapping[str, Any]) -> None:
@@ -91,6 +94,9 @@ def read_load_file(path: Path) -> LoadOptions:
     _, table, place = read_table(str(path), kind="load", package=__package__, folder="")
     if "load" not in table:
         raise InputError(f"{place}: expected a table [load]; found {', '.join(map(repr, table)) or 'none'}")
+    others = [name for name in table if name != "load"]
+    if others and "grid" not in table:
+        raise InputError(f"{place}: {others[0]}: only a suite, with cells, has keys beside [load]; move it there")
     try:
         return LoadOptions.model_validate(table["load"]).beside(path.parent)
     except ValidationError as error:

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
 
 from ... import InputError
 from ...profiles.serving.record import OBJECTIVES, Kind, Load
@@ -47,7 +47,7 @@ class TargetOptions(_Options):
     diffusing: _Flag = False
     key_env: str | None = None
     key_file: Path | None = None
-    extra: dict[str, Any] = Field(default_factory=dict)
+    extra: dict[str, JsonValue] = Field(default_factory=dict)
 
 
 class LoadOptions(_Options):
@@ -80,13 +80,17 @@ class LoadOptions(_Options):
     seed: _Whole = 0
 
     def beside(self, folder: Path) -> LoadOptions:
-        """The options with their files looked for beside the file that they were written in."""
+        """The options with their files looked for beside the file that they were written in; a tokenizer has a name, or
+        lies there."""
         targets = tuple(
             each if each.key_file is None else each.model_copy(update={"key_file": folder / each.key_file})
             for each in self.targets
         )
         prompts = None if self.prompts is None else folder / self.prompts
-        return self.model_copy(update={"targets": targets, "prompts": prompts})
+        tokenizer = self.tokenizer
+        if tokenizer is not None and (folder / tokenizer).exists():
+            tokenizer = str(folder / tokenizer)
+        return self.model_copy(update={"targets": targets, "prompts": prompts, "tokenizer": tokenizer})
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +205,7 @@ def _levels(options: LoadOptions) -> tuple[Load, ...]:
     if options.rate is not None:
         kind: Kind = "constant" if options.arrivals == "constant" else "poisson"
         return tuple(Load(kind=kind, value=value) for value in _within("--rate", options.rate, 1e-3, 1e5))
-    values = _within("--concurrency", options.concurrency or (1,), 1, MOST_OPEN)
+    values = _within("--concurrency", (1,) if options.concurrency is None else options.concurrency, 1, MOST_OPEN)
     if any(value % 1 for value in values):
         raise InputError(f"--concurrency {min(v for v in values if v % 1):g}: expected whole numbers of requests")
     return tuple(Load(kind="closed", value=value) for value in values)

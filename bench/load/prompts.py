@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ... import InputError
 from ...models.endpoints.endpoint import Endpoint
@@ -77,6 +75,22 @@ def _theirs(targets: list[Target]) -> Tokenizer | None:
 
 
 @dataclass(slots=True)
+class Pool:
+    """The request bodies of a window, by number; they come again when it sends more. `sha256`: of all of them."""
+
+    bodies: list[bytes]
+    repeated: bool = False
+
+    def __call__(self, number: int) -> bytes:
+        self.repeated = self.repeated or number >= len(self.bodies)
+        return self.bodies[number % len(self.bodies)]
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(b"".join(self.bodies)).hexdigest()
+
+
+@dataclass(slots=True)
 class Bodies:
     """Request bodies of an endpoint, made beforehand. `first` is the number of the next window's first prompt."""
 
@@ -87,28 +101,19 @@ class Bodies:
     temperature: float | None
     send_ids: bool
     first: int = 0
-    repeated: bool = False
-    digest: Any = field(default_factory=hashlib.sha256)
 
-    def window(self, expected: int | None) -> Callable[[int], bytes]:
+    def window(self, expected: int | None) -> Pool:
         """The bodies of a window that sends `expected` requests (None: nobody knows)."""
         most = POOL if self.counting.prompts.tokenizer.sha256 else ASKED_POOL
         count = min(expected or most, most)
-        pool = [self._body(self.first + number) for number in range(count)]
+        pool = Pool([self._body(self.first + number) for number in range(count)])
         self.first += count
-
-        def body(number: int) -> bytes:
-            self.repeated = self.repeated or number >= count
-            return pool[number % count]
-
-        return body
+        return pool
 
     def _body(self, number: int) -> bytes:
         (ids,) = self.counting.prompts.batch(number, 1, self.prompt_tokens)
         prompt: str | list[int] = ids if self.send_ids else self.counting.prompts.tokenizer.decode(ids)
-        body = self.endpoint.body(prompt, self.output_tokens, self.temperature)
-        self.digest.update(body)
-        return body
+        return self.endpoint.body(prompt, self.output_tokens, self.temperature)
 
 
 def check_prompts(counting: Counting, length: int) -> None:

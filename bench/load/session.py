@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +36,7 @@ from ..folders import new_id
 from .certificate import certificate, ordered, unknown
 from .driver import Opened, WindowPlan, run_window
 from .options import MOST_OPEN, LoadOptions, LoadPlan, default_warmup
-from .prompts import Bodies, Counting
+from .prompts import Bodies, Counting, Pool
 from .reading import read_window, usage_warning
 from .spend import price_of
 from .targets import Target
@@ -69,42 +70,42 @@ class Session:
     _windows: list[Window] = field(default_factory=list)
     _levels: dict[tuple[Load, int], Level] = field(default_factory=dict)
     _requests: dict[int, list[RequestRecord]] = field(default_factory=dict)
-    _warnings: list[str] = field(default_factory=list)
+    _begin: float = field(default_factory=time.monotonic)
+    _before_s: float = 0.0
+    _bodies: list[Bodies] = field(default_factory=list)
 
     def run(self) -> LoadRun:
         """Open all windows; what has been measured is on disk after each."""
-        begin = time.monotonic()
         record = self._record() if self.kept is None else self._going_on(self.kept)
         write_load(self.folder, record)
-        bodies = [
+        options = self.options
+        self._bodies = [
             Bodies(
                 target.endpoint,
                 self.counting,
-                self.options.prompt_tokens,
-                self.options.output_tokens,
-                self.options.temperature,
-                self.options.send_ids,
+                options.prompt_tokens,
+                options.output_tokens,
+                options.temperature,
+                options.send_ids,
+                # A server may have in its cache what it was sent before, in a window that was cut off too.
+                first=max(record.prompts.used, default=0),
             )
             for target in self.targets
         ]
         saturation = None
         if self.plan.sweep:
-            saturation = self._sweep(bodies, record)
+            saturation = self._sweep(record)
         else:
             for round_number in range(self.plan.rounds):
                 for load in self.plan.levels:
                     for endpoint in self._order(round_number):
-                        self._window(round_number, endpoint, load, bodies[endpoint], record)
-        if any(each.repeated for each in bodies):
-            self._warnings.append("more requests were sent than prompts were made: prompts came again")
+                        self._window(round_number, endpoint, load, record)
+        if len(self._windows) < len(self._kept):
+            raise InputError(f"--resume {self.folder}: has more windows than this load would open; start a new one")
         record = self._summed(record).model_copy(
             update={
                 "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-                "duration_s": round((record.duration_s or 0.0) + time.monotonic() - begin, 3),
                 "saturation": saturation,
-                "prompts": record.prompts.model_copy(
-                    update={"sha256_of_bodies": tuple(each.digest.hexdigest() for each in bodies)}
-                ),
                 "environment": record.environment | {"after": read_moment()},
             }
         )
@@ -159,20 +160,22 @@ class Session:
         Raises InputError where servers, prompts or tokenizer are not what they were: two loads are never one.
         """
         now, run = self._record(), kept.run
-        asked = [(each.url, each.model, each.style, each.stream, each.replaces) for each in now.endpoints]
-        then = [(each.url, each.model, each.style, each.stream, each.replaces) for each in run.endpoints]
+        asked, then = ([each.model_copy(update={"key": None}) for each in of.endpoints] for of in (now, run))
+        libraries = [dict(of.environment.get("libraries") or {}) for of in (now, run)]
         differing = {
             "a server or how it is asked": asked != then,
             "the prompts": now.prompts.sha256 != run.prompts.sha256,
             "the tokenizer": now.tokenizer != run.tokenizer,
             "the settings": now.settings != run.settings or now.objectives != run.objectives,
             "dlmbench": now.dlmbench_version != run.dlmbench_version,
+            **{name: libraries[0].get(name) != libraries[1].get(name) for name in ("aiohttp", "uvloop")},
         }
         if changed := [name for name, differs in differing.items() if differs]:
             raise InputError(
                 f"--resume {self.folder}: {' and '.join(changed)} changed since it was started; start a new one"
             )
         rewrite_requests(self.folder, kept.requests)
+        self._before_s = run.duration_s or 0.0
         return run
 
     def _order(self, round_number: int) -> Sequence[int]:
@@ -180,11 +183,12 @@ class Session:
         places = range(len(self.targets))
         return places if round_number % 2 == 0 else places[::-1]
 
-    def _window(self, round_number: int, endpoint: int, load: Load, bodies: Bodies, record: LoadRun) -> Window:
+    def _window(self, round_number: int, endpoint: int, load: Load, record: LoadRun) -> Window:
         plan, number = self.plan, len(self._windows)
+        if number < len(self._kept):
+            return self._kept_window(self._kept[number], (round_number, endpoint, load))
         target = self.targets[endpoint]
         warmup = plan.warmup if plan.warmup is not None else default_warmup(load)
-        which = f"round {round_number + 1} of {plan.rounds}, " if plan.rounds > 1 else ""
         expected = None if plan.requests is None else plan.requests + warmup + _in_ramp(load, plan)
         window_plan = WindowPlan(
             load=load,
@@ -199,15 +203,12 @@ class Session:
             most_open=self.most_open,
             limits=Limits(timeout_s=plan.timeout_s, connect_s=min(10.0, plan.timeout_s)),
         )
-        body = bodies.window(expected)
-        if self.kept is not None and number < len(self.kept.run.windows):
-            window = self.kept.run.windows[number]
-            counted = [each for each in self.kept.requests if each.window == number and each.part == "counted"]
-            self._add(window, counted)
-            return window
+        pool = self._bodies[endpoint].window(expected)
+        write_load(self.folder, self._summed(record))  # how many prompts are used, should this window be cut off
+        which = f"round {round_number + 1} of {plan.rounds}, " if plan.rounds > 1 else ""
         self.said(f"{which}{target.endpoint.name}: {load.key}")
         began = datetime.now(UTC).isoformat(timespec="milliseconds")
-        opened = run_loop(run_window(target.endpoint, window_plan, body))
+        opened = run_loop(run_window(target.endpoint, window_plan, pool))
         requests = read_window(number, opened, target.endpoint, self.counting.tokenizer, self.options.prompt_tokens)
         counted = [request for request in requests if request.part == "counted"]
         window = Window(
@@ -220,11 +221,25 @@ class Session:
             stopped_by=opened.stopped_by,
             most_open=opened.most_open,
             late_p99_s=round(max(float(np.quantile(opened.late_s, 0.99)), 0.0), 6) if opened.late_s else None,
-            warnings=tuple(_warnings(load, counted, opened, target.endpoint, self.options.output_tokens)),
+            sha256_of_bodies=pool.sha256,
+            warnings=tuple(_warnings(load, counted, opened, target.endpoint, self.options.output_tokens, pool)),
         )
         append_requests(self.folder, requests)
         self._add(window, counted)
         write_load(self.folder, self._summed(record))
+        return window
+
+    @property
+    def _kept(self) -> Sequence[Window]:
+        return () if self.kept is None else self.kept.run.windows
+
+    def _kept_window(self, window: Window, wanted: tuple[int, int, Load]) -> Window:
+        """A window that had ended before the load was cut off, in its place."""
+        assert self.kept is not None
+        if (window.round, window.endpoint, window.load) != wanted:
+            raise InputError(f"--resume {self.folder}: its windows are not in the order of this load; start a new one")
+        own = [each for each in self.kept.requests if each.window == window.number and each.part == "counted"]
+        self._add(window, own)
         return window
 
     def _add(self, window: Window, counted: list[RequestRecord]) -> None:
@@ -237,14 +252,14 @@ class Session:
             own, self._requests, self.plan.objectives, self.options.together_s, price_of(self.options)
         )
 
-    def _sweep(self, bodies: Sequence[Bodies], record: LoadRun) -> Saturation:
+    def _sweep(self, record: LoadRun) -> Saturation:
         """Double the load until it brings nothing more: the levels' throughput, and where it is saturated."""
         kind, value = self.plan.levels[0].kind, self.plan.levels[0].value
         rates: list[tuple[float, float]] = []
         flat, why = 0, "the most levels"
         for _ in range(_MOST_LEVELS):
             load = Load(kind=kind, value=value)
-            windows = [self._window(n, 0, load, bodies[0], record) for n in range(self.plan.rounds)]
+            windows = [self._window(n, 0, load, record) for n in range(self.plan.rounds)]
             counted = [request for window in windows for request in self._requests[window.number]]
             ok = [request for request in counted if request.status == "ok"]
             seconds = sum(window.seconds for window in windows)
@@ -275,13 +290,24 @@ class Session:
         """The record with all that is known by now."""
         return record.model_copy(
             update={
+                "duration_s": round(self._before_s + time.monotonic() - self._begin, 3),
+                "prompts": record.prompts.model_copy(update=self._sent()),
                 "windows": tuple(self._windows),
                 "levels": tuple(self._levels.values()),
                 "ratios": tuple(self._ratios(record)),
-                "warnings": tuple(dict.fromkeys([*record.warnings, *self._warnings])),
                 "fault_meanings": {code: meaning(code) for level in self._levels.values() for code in level.faults},
             }
         )
+
+    def _sent(self) -> dict[str, tuple[object, ...]]:
+        """What has been made for each server, and the sum of what it was sent in whole windows."""
+        sums = [hashlib.sha256() for _ in self.targets]
+        for window in self._windows:
+            sums[window.endpoint].update(window.sha256_of_bodies.encode())
+        return {
+            "used": tuple(each.first for each in self._bodies),
+            "sha256_of_bodies": tuple(each.hexdigest() for each in sums),
+        }
 
     def _ratios(self, record: LoadRun) -> list[Ratio]:
         """Diffusion over AR, or second over first, for every load that both have seen."""
@@ -345,10 +371,12 @@ def _in_ramp(load: Load, plan: LoadPlan) -> int:
 
 
 def _warnings(
-    load: Load, counted: Sequence[RequestRecord], opened: Opened, endpoint: Endpoint, wanted: int
+    load: Load, counted: Sequence[RequestRecord], opened: Opened, endpoint: Endpoint, wanted: int, pool: Pool
 ) -> list[str]:
     """What makes a window another load than it says."""
     found = []
+    if pool.repeated:
+        found.append("more requests were sent than prompts were made: prompts came again")
     if load.kind != "closed" and counted:
         lags = sorted(request.sent_s - request.due_s for request in counted)
         late = lags[int(0.99 * (len(lags) - 1))]

@@ -132,11 +132,10 @@ class Scripted:
 
 
 async def _until(at_ns: int, *, exactly: bool) -> None:
-    """Sleep until a moment of `time.monotonic_ns`. The loop wakes up to a millisecond late: `exactly` does not sleep
-    through the last of it, which only a few may do at once."""
+    """Sleep until a moment of `time.monotonic_ns`. The loop wakes up to a millisecond late, or early and then sleeps
+    one more: `exactly` does not sleep through the last of it, which only a few may do at once."""
     early = _CLOCK_NS if exactly else 0
-    left = at_ns - early - time.monotonic_ns()
-    if left > 0:
-        await asyncio.sleep(left * 1e-9)
+    while (left := at_ns - early - time.monotonic_ns()) > 0:
+        await asyncio.sleep(max(left * 1e-9, 1e-3))
     while exactly and time.monotonic_ns() < at_ns:
         await asyncio.sleep(0)

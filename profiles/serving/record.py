@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from ..record import CertificateRow, Reason, Side, Value
 from ..stored import Stored
 
-LOAD_SCHEMA = 1
+LOAD_SCHEMA = 2  # since 2: options, cwd
 Kind = Literal["closed", "poisson", "constant"]
 Outcome = Literal["ok", "failed"]
 # Requests of a ramp or a warm-up are kept and not counted.
@@ -106,6 +106,7 @@ class Window(Stored):
     stopped_by: str = ""
     most_open: int = 0
     late_p99_s: Seconds | None = None
+    sha256_of_bodies: str = ""
     warnings: tuple[str, ...] = ()
 
 
@@ -139,13 +140,16 @@ class Tokens(Stored):
 
 
 class Prompts(Stored):
-    """What was sent: `tokens` of text from `source`, as `form`. `sha256_of_bodies`: of each server's requests."""
+    """What was sent: `tokens` of text from `source`, as `form`. `sha256_of_bodies`: of each server's windows;
+    `used`: how many prompts have been made for it, those of a window that was cut off too.
+    """
 
     source: str
     sha256: str
     tokens: Count
     form: Literal["text", "token ids"]
     sha256_of_bodies: tuple[str, ...] = ()
+    used: tuple[Count, ...] = ()
 
 
 class LoadSettings(Stored):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..store import append_lines, read_lines, replace_file
+from ..store import append_lines, read_lines, replace_file, rewrite_lines
 from ..versioned import read_versioned
 from .record import LOAD_SCHEMA, LoadRun, RequestRecord
 
@@ -25,7 +25,7 @@ class StoredLoad:
 
 
 def is_load(folder: Path) -> bool:
-    """Whether a folder holds a load and not a run."""
+    """Whether a folder holds a load itself, not a run that may have one beside its cells."""
     try:
         return (folder / LOAD_FILE).is_file()
     except OSError:
@@ -44,7 +44,7 @@ def append_requests(folder: Path, requests: Sequence[RequestRecord]) -> None:
 
 def rewrite_requests(folder: Path, requests: Sequence[RequestRecord]) -> None:
     """Replace all requests by these: what a load that was cut off goes on from."""
-    replace_file(folder / REQUESTS_FILE, "".join(f"{request.model_dump_json()}\n" for request in requests))
+    rewrite_lines(folder / REQUESTS_FILE, requests)
 
 
 def read_load(folder: Path) -> StoredLoad:

@@ -85,14 +85,15 @@ def commits(seen: Any, rows: int) -> list[list[int]]:
 def test_greedy_tokens_are_the_targets(
     kind: str, cache: Any, make_network: MakeNetwork, prompts: Prompts, run: Run
 ) -> None:
-    """Every k, every s, batches of 1 to 3, several prompts, in float64 (no ties): token for token AR's."""
+    """Every k, every s, batches of 1 to 3 in turn, several prompts, in float64 (no ties): token for token AR's."""
     target = make_network().double()
     changes = {"bidirectional": {}, "shifted": {"shifted_logits": True}, "block_causal": {"block_size": 3}}[kind]
     drafter = copy.deepcopy(target)
     drafter.config = target.config.model_copy(update=changes)
     ragged = accepted = 0
-    for k, rows in itertools.product((1, 2, 3, 4, 6, 12), (1, 2, 3)):
+    for k in (1, 2, 3, 4, 6, 12):
         for s in (s for s in range(1, k + 1) if s * 12 % k == 0):
+            rows = 1 + (k + s) % 3
             prompt = prompts(rows, 1 + (k + s) % 5, seed=10 * k + s)
             settings = Settings(block_length=k, steps=s * 12 // k, cache=cache)
             tokens, seen = run(Speculative(target, drafter), prompt, 12, settings)
@@ -482,7 +483,9 @@ def test_caches_may_have_a_dtype_of_their_own(
         ("compile", "cpu"),
         *(
             pytest.param(
-                engine, "cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+                engine,
+                "cuda",
+                marks=[pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")],
             )
             for engine in ("eager", "compile", "cudagraph", "compile+cudagraph")
         ),

@@ -21,7 +21,7 @@ _spec.loader.exec_module(faulty)
 def test_a_fault_is_counted_under_its_name_and_stops_nothing(name: str, tmp_path: Path) -> None:
     case = faulty.CASES[name]
     with faulty.served(case.answer) as url:
-        level, _ = faulty.loaded(url, tmp_path / "load")
+        level, _ = faulty.loaded(url, tmp_path / "load", case.timeout_s)
     assert level["requests"] == faulty.REQUESTS
     assert set(level["faults"]) <= set(case.codes)
     assert faulty.answered(level) == (faulty.REQUESTS // 2 if case.codes else faulty.REQUESTS)

@@ -173,6 +173,8 @@ def test_a_file_says_what_flags_say(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
+        ("seed = 1\n[load]\n[[load.endpoint]]\nurl = 'x'", "seed: only a suite"),
+        ("[load]\nconcurrency = []\n[[load.endpoint]]\nurl = 'x'", "--concurrency: expected a number"),
         ("", "expected a table"), ("[loads]\n", "expected a table"), ("[load]\n", "load.endpoint"),
         ("[load]\nspeed = 1\n[[load.endpoint]]\nurl = 'x'", "load.speed"), ("x", "not valid TOML"),
         ("[load]\nsweep = 1\n[[load.endpoint]]\nurl = 'x'", "load.sweep"),
@@ -185,7 +187,7 @@ def test_what_is_no_file_of_a_load(tmp_path: Path, text: str, said: str) -> None
     file = tmp_path / "load.toml"
     file.write_text(text)
     with pytest.raises(InputError, match=said):
-        read_load_file(file)
+        planned(read_load_file(file))
 
 
 def test_flags_of_two_servers() -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from dlmbench.bench import cli
 from dlmbench.bench.serve.scripted import Schedule, Scripted
+from dlmbench.models.endpoints.client import Client
 from dlmbench.profiles.serving.store import StoredLoad, read_load, write_load
 from dlmbench.profiles.store import read_run
 
@@ -39,8 +40,24 @@ def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int
 
 def cut(stored: StoredLoad, windows: int) -> None:
     """What is left when a load is killed: the next window's requests may be there already, the window is not."""
-    kept = stored.run.windows[:windows]
-    write_load(stored.path, stored.run.model_copy(update={"windows": kept, "levels": (), "finished": None}))
+    run, environment = stored.run, {k: v for k, v in stored.run.environment.items() if k != "after"}
+    unknown = {"finished": None, "saturation": None, "levels": (), "ratios": (), "environment": environment}
+    unknown |= {"duration_s": 100.0}
+    write_load(stored.path, run.model_copy(update=unknown | {"windows": run.windows[:windows]}))
+
+
+@pytest.fixture
+def sent(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """The bodies of all requests, in order."""
+    found: list[bytes] = []
+    ask = Client.ask
+
+    async def noted(self: Client, body: bytes) -> Any:
+        found.append(body)
+        return await ask(self, body)
+
+    monkeypatch.setattr(Client, "ask", noted)
+    return found
 
 
 def small(*flags: object) -> tuple[object, ...]:
@@ -49,7 +66,7 @@ def small(*flags: object) -> tuple[object, ...]:
 
 @pytest.mark.parametrize("windows", [0, 1, 3])
 def test_a_load_goes_on_where_it_was_cut_off(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, url: str, windows: int
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, url: str, sent: list[bytes], windows: int
 ) -> None:
     folder = tmp_path / "load"
     code, _, err = command(
@@ -59,17 +76,45 @@ def test_a_load_goes_on_where_it_was_cut_off(
     whole = read_load(folder)
     assert len(whole.run.windows) == 4
     cut(whole, windows)
+    before = set(sent)
+    sent.clear()
     code, _, err = command(capsys, "load", "--resume", folder)
     assert code == 0, err
+    again = read_load(folder)
+    # What a server may have in its cache does not come again, not even what was open when the load was cut off.
+    assert not before & set(sent)
+    cut(again, windows)  # a second time
+    before |= set(sent)
+    sent.clear()
+    assert command(capsys, "load", "--resume", folder)[0] == 0
+    assert not before & set(sent)
     again = read_load(folder)
     assert again.run.windows[:windows] == whole.run.windows[:windows]
     assert [(w.round, w.load) for w in again.run.windows] == [(w.round, w.load) for w in whole.run.windows]
     assert [(r.window, r.number) for r in again.requests] == [(r.window, r.number) for r in whole.requests]
-    # The prompts that were to come came, and none of those again that a server may have in its cache.
-    assert again.run.prompts == whole.run.prompts
+    assert again.run.duration_s is not None
+    assert again.run.duration_s > 100
     assert (again.run.id, again.run.created, again.run.command) == (whole.run.id, whole.run.created, whole.run.command)
     assert [level.requests for level in again.run.levels] == [6, 6]
     assert "goodput" in (folder / "summary.md").read_text()
+
+
+@pytest.mark.parametrize("windows", [1, 2, 3])
+def test_a_pair_goes_on_in_its_order(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, url: str, sent: list[bytes], windows: int
+) -> None:
+    folder = tmp_path / "load"
+    code, _, err = command(capsys, "load", url, url, *small("--rounds", 2, "--out", folder))
+    assert code == 0, err
+    assert len(set(sent)) == 8  # the same for both
+    cut(read_load(folder), windows)
+    before = set(sent)
+    sent.clear()
+    assert command(capsys, "load", "--resume", folder)[0] == 0
+    again = read_load(folder)
+    assert [window.endpoint for window in again.run.windows] == [0, 1, 1, 0]
+    assert not before & set(sent)
+    assert again.run.ratios[0].metrics["serving.throughput_tok_s"].n == 2
 
 
 def test_a_sweep_goes_on(
@@ -85,6 +130,11 @@ def test_a_sweep_goes_on(
     assert again.run.saturation is not None
     assert [level.value for level in again.run.saturation.levels] == [1, 2, 4]
     assert again.run.windows[:2] == whole.run.windows[:2]
+    cut(again, 3)  # and a third time, on a machine that can hold less
+    monkeypatch.setattr("dlmbench.bench.load.session._MOST_LEVELS", 2)
+    code, _, err = command(capsys, "load", "--resume", folder)
+    assert (code, "more windows than" in err) == (2, True)
+    assert len(read_load(folder).run.windows) == 3
 
 
 def test_what_is_not_the_same_load_is_not_gone_on_with(
@@ -106,6 +156,16 @@ def test_what_is_not_the_same_load_is_not_gone_on_with(
     code, _, err = command(capsys, "load", "--resume", folder)
     assert (code, "the settings changed" in err) == (2, True)
     assert len(read_load(folder).requests) == 8  # nothing lost
+    (server,) = whole.run.endpoints
+    write_load(folder, open_.model_copy(update={"endpoints": (server.model_copy(update={"about": {}}),)}))
+    code, _, err = command(capsys, "load", "--resume", folder)
+    assert (code, "a server or how it is asked changed" in err) == (2, True)
+    write_load(folder, open_.model_copy(update={"windows": whole.run.windows[::-1]}))
+    code, _, err = command(capsys, "load", "--resume", folder)
+    assert (code, "not in the order" in err) == (2, True)
+    write_load(folder, open_.model_copy(update={"options": {}}))
+    code, _, err = command(capsys, "load", "--resume", folder)
+    assert (code, "an older dlmbench" in err) == (2, True)
     write_load(folder, open_.model_copy(update={"options": {"speed": 1}}))
     code, _, err = command(capsys, "load", "--resume", folder)
     assert (code, "load.json: options." in err) == (2, True)
@@ -166,6 +226,11 @@ def test_a_suite_has_cells_and_servers(capsys: pytest.CaptureFixture[str], tmp_p
     assert command(capsys, "run", "--resume", folder)[0] == 0
     assert (folder / "load" / "load.json").read_bytes() == finished
 
+    shown = command(capsys, "show", folder, "--json")[1]
+    assert json.loads(shown)["load"]["id"] == document["load"]["id"]
+    assert url in page
+    assert "key_file" not in page  # of the load's settings the page has what was measured, no paths
+
     suite.write_text(SUITE.replace("URL", url).replace("requests = 3", "requests = 4"))
     code, _, err = command(capsys, "run", "--resume", folder)
     assert (code, "the suite's load changed" in err) == (2, True)
@@ -179,6 +244,9 @@ def test_a_suite_has_cells_and_servers(capsys: pytest.CaptureFixture[str], tmp_p
         (('url = "URL"', 'url = "nonsense"'), "expected a URL"),
         (('url = "URL"', 'url = "URL"\nkey_env = "NO_SUCH_KEY"'), "not set"),
         (('url = "URL"', 'url = "http://127.0.0.1:9/v1"'), "give --model"),
+        (('url = "URL"', 'url = "URL"\nkey = "sk-secret"'), "load.endpoint.0.key: Extra inputs"),
+        (('url = "URL"', 'url = "URL"\nextra = { since = 2024-01-01 }'), "load.endpoint.0.extra.since"),
+        (("requests = 3", 'requests = 5000\nmodel = "m"'), "load.model"),
     ],
 )
 def test_a_suites_load_is_refused_before_anything_is_measured(
@@ -189,7 +257,10 @@ def test_a_suites_load_is_refused_before_anything_is_measured(
     code, _, err = command(capsys, "run", suite, "--device", "cpu", "--out", folder)
     assert code == 2
     assert said in err
+    assert "sk-secret" not in err
     assert not folder.exists()
+    planned = command(capsys, "run", suite, "--device", "cpu", "--dry-run")
+    assert planned[0] == 2 or "give --model" in said  # of a dry run no server is asked
 
 
 def test_a_gate_judges_no_servers(capsys: pytest.CaptureFixture[str], tmp_path: Path, url: str) -> None:
