@@ -27,6 +27,7 @@ from .extrapolation import extrapolations
 from .format import format_number, shown_unit
 from .hardware_rows import PEAK_HEADERS, hardware_section
 from .headline import headline
+from .load_rows import facts as load_facts
 from .load_rows import headline as load_headline
 from .load_rows import notes as load_notes
 from .load_rows import tables as load_tables
@@ -95,7 +96,12 @@ def render(stored: StoredRun, figures: Sequence[Figure], loaded: StoredLoad | No
 def _served(loaded: StoredLoad) -> dict[str, Any]:
     """What the page says of servers under load."""
     run = loaded.run
-    return {"headline": load_headline(run), "tables": load_tables(run), "notes": load_notes(run)}
+    return {
+        "headline": load_headline(run),
+        "tables": load_tables(run),
+        "notes": load_notes(run),
+        "facts": load_facts(run),
+    }
 
 
 def theme() -> dict[str, str]:

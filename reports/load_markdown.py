@@ -13,14 +13,12 @@ def load_summary(run: LoadRun) -> str:
     """The whole text."""
     models = " and ".join(escape(endpoint.model) for endpoint in run.endpoints)
     lines = [f"# {models} under load", "", *load_sections(run, "##")]
-    rows = [[escape(name), escape(value)] for name, value in facts(run)]
-    lines += ["## How it was measured", "", *table_lines(("what", "value"), rows), ""]
     lines += [*code_block(shlex.join(run.command)), ""]
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
 def load_sections(run: LoadRun, mark: str) -> list[str]:
-    """Sentences, tables and notes; `mark` begins their headings."""
+    """Sentences, tables, notes and conditions; `mark` begins their headings."""
     lines = [*(f"- {escape(sentence)}" for sentence in headline(run)), ""]
     if not run.levels:
         lines += ["No window has ended yet.", ""]
@@ -28,7 +26,8 @@ def load_sections(run: LoadRun, mark: str) -> list[str]:
         lines += _table(table, mark)
     if found := notes(run):
         lines += [f"{mark} Notes", "", *(f"- {escape(note)}" for note in found), ""]
-    return lines
+    rows = [[escape(name), escape(value)] for name, value in facts(run)]
+    return [*lines, f"{mark} How it was measured", "", *table_lines(("what", "value"), rows), ""]
 
 
 def _table(table: LoadTable, mark: str) -> list[str]:
