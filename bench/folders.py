@@ -36,8 +36,8 @@ def new_folder(out: Path | None, kind: str) -> Path:
     except OSError as error:
         raise InputError(f"--out {folder}: cannot be written ({error.strerror}); choose another folder") from None
     if taken:
-        kind = "load" if is_load(folder) else "run" if (folder / RUN_FILE).exists() else None
-        hint = "" if kind is None else f"; dlmbench {kind} --resume {folder} goes on with it"
+        command = "load" if is_load(folder) else "run" if (folder / RUN_FILE).exists() else None
+        hint = "" if command is None else f"; dlmbench {command} --resume {folder} goes on with it"
         raise InputError(f"--out {folder}: exists and is not an empty folder; choose another{hint}")
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -69,16 +69,11 @@ def show_planned_load(options: LoadOptions, console: Console, *, yes: bool) -> d
     if not yes:
         check_spending(options, plan, places)
     most = plan.most_requests
-    document = {
-        "servers": [place.url for place in places],
-        "levels": [load.key for load in plan.levels],
-        "rounds": plan.rounds,
-        "most_requests_each": most,
-    }
+    servers, levels = [place.url for place in places], [load.key for load in plan.levels]
     count = "requests that nothing bounds" if most is None else f"up to {most:,} requests"
-    servers, levels = " and ".join(document["servers"]), ", ".join(document["levels"])
-    console.print(Text(f"Then {count} to {servers}: {levels}, {plan.rounds} round(s)."), soft_wrap=True)
-    return document
+    line = f"Then {count} to {' and '.join(servers)}: {', '.join(levels)}, {plan.rounds} round(s)."
+    console.print(Text(line), soft_wrap=True)
+    return {"servers": servers, "levels": levels, "rounds": plan.rounds, "most_requests_each": most}
 
 
 def _asked(folder: Path, run: Run) -> LoadOptions | None:

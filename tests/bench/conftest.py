@@ -102,12 +102,13 @@ def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 
 @pytest.fixture
 def handles(monkeypatch: pytest.MonkeyPatch) -> type:
-    """Sweeps in this test start fake workers: the class `Handle`, whose `started` and `plan` are fresh."""
+    """Sweeps in this test start fake workers: the class `Handle`, whose lists and hooks are fresh."""
     from dlmbench.bench import sweep
     from dlmbench.bench.gate import measure as pairs
 
     monkeypatch.setattr(_fakes.Handle, "started", [])
-    monkeypatch.setattr(_fakes.Handle, "plan", staticmethod(lambda _: None))
+    for hook in ("plan", "ready"):
+        monkeypatch.setattr(_fakes.Handle, hook, staticmethod(lambda _: None))
     monkeypatch.setattr(sweep, "WorkerHandle", _fakes.Handle)
     monkeypatch.setattr(pairs, "WorkerHandle", _fakes.Handle)
     return _fakes.Handle

@@ -196,10 +196,13 @@ class Worker:
 
 
 class Handle:
-    """A worker as a sweep starts it. `started` lists all of a session; `plan(handle)` may script each one's worker."""
+    """A worker as a sweep starts it. `started` lists all of a session; `plan(handle)` may script each one's worker when
+    it is told to load, `ready(handle)` do something when that is waited for.
+    """
 
     started: ClassVar[list[Handle]] = []
     plan: ClassVar[Callable[[Handle], None]] = staticmethod(lambda _: None)
+    ready: ClassVar[Callable[[Handle], object]] = staticmethod(lambda _: None)
     pause_s = 0.0
 
     def __init__(self, log: Path, threads: int, device: str, launch: Any = None) -> None:
@@ -227,6 +230,7 @@ class Handle:
         Handle.plan(self)
 
     def receive(self, timeout_s: float) -> dict[str, Any]:
+        Handle.ready(self)
         if self.load_error is not None:
             self.worker.dead = self.load_error.fatal
             raise self.load_error

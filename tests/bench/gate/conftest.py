@@ -89,7 +89,7 @@ def gate(
 ) -> Callable[..., Any]:
     """`gate(slower=0.1, key="T=4")` runs a gate whose head takes 10 % longer in cells that have `key` in theirs.
 
-    `started` is told of every worker that is asked to load something: two a pair of processes, numbered from 0.
+    `started` is told of every worker whose loading is waited for: two a pair of processes, numbered from 0.
     """
     for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
         monkeypatch.delenv(name, raising=False)
@@ -106,7 +106,6 @@ def gate(
         draw = random.Random(7)
 
         def plan(handle: Any) -> None:
-            started(handle)
             head = handle.launch is not None and "--head" in handle.launch.command
             process = draw.gauss(0, noise)
 
@@ -119,7 +118,7 @@ def gate(
             if head and broken:
                 handle.worker.failures["sample", broken] = [fakes.refused(message="RuntimeError: broken")]
 
-        handles.plan = staticmethod(plan)
+        handles.plan, handles.ready = staticmethod(plan), staticmethod(started)
         return command("gate", suite_file, *FORM, "--out", tmp_path / "out", "--device", "cpu", *flags)
 
     return call
