@@ -28,9 +28,9 @@ from dlmbench.profiles.serving.record import (
 from dlmbench.profiles.serving.store import StoredLoad, append_requests, read_load, write_load
 from dlmbench.profiles.serving.summary import level_metrics, ratios
 from dlmbench.reports.load_markdown import load_summary
-from dlmbench.reports.load_page import write_load_report
+from dlmbench.reports.load_page import write_load_files
 from dlmbench.reports.load_rows import notes, tables
-from dlmbench.reports.load_terminal import show_load
+from dlmbench.reports.load_terminal import print_load
 
 HOSTILE = "<script>alert(1)</script>|`*_[red]x[/red]\x1b[31m\u202e"
 
@@ -151,7 +151,7 @@ def test_a_quantile_without_an_interval_is_told(tmp_path: Path) -> None:
 
 
 def test_hostile_names_stay_text(hostile: StoredLoad) -> None:
-    files = write_load_report(hostile)
+    files = write_load_files(hostile)
     page = (hostile.path / "report.html").read_text()
     body = page[page.index("<body>") :]
     assert "<script>alert" not in body
@@ -170,18 +170,28 @@ def test_hostile_names_stay_text(hostile: StoredLoad) -> None:
 @pytest.mark.parametrize("width", [80, 200])
 def test_the_terminal_keeps_numbers_whole(hostile: StoredLoad, width: int) -> None:
     out = io.StringIO()
-    show_load(hostile.run, Console(file=out, width=width))
+    print_load(hostile.run, Console(file=out, width=width))
     text = out.getvalue()
     assert "\x1b[31m" not in text
     assert "…" not in text
     assert "diffusion over AR" in text
 
 
+@pytest.mark.parametrize("width", [80, 120])
+def test_tables_that_are_too_wide_become_several(tmp_path: Path, width: int) -> None:
+    out = io.StringIO()
+    print_load(invented(tmp_path).run, Console(file=out, width=width))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= width
+    for header in ("throughput", "goodput", "tokens", "latency"):
+        assert any(header in line for line in lines)
+
+
 def test_a_load_that_has_measured_nothing_has_a_page_too(tmp_path: Path) -> None:
     stored = invented(tmp_path)
     empty = stored.run.model_copy(update={"levels": (), "windows": (), "ratios": (), "saturation": None})
     write_load(tmp_path, empty)
-    files = write_load_report(read_load(tmp_path))
+    files = write_load_files(read_load(tmp_path))
     assert [path.name for path in files] == ["report.html", "summary.md"]
     assert "No window has ended yet" in files[0].read_text()
 
@@ -198,7 +208,7 @@ def test_what_was_cut_off_says_so_and_lengths_that_differ_are_told(tmp_path: Pat
 
 def test_the_same_load_gives_the_same_page(tmp_path: Path) -> None:
     stored = invented(tmp_path)
-    write_load_report(stored)
+    write_load_files(stored)
     first = (tmp_path / "report.html").read_bytes()
-    write_load_report(stored)
+    write_load_files(stored)
     assert (tmp_path / "report.html").read_bytes() == first
