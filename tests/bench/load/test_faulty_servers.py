@@ -17,6 +17,12 @@ sys.modules[_spec.name] = faulty
 _spec.loader.exec_module(faulty)
 
 
+@pytest.fixture(autouse=True)
+def unreported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports are other tests' business, and take longer than these loads."""
+    monkeypatch.setattr("dlmbench.bench.load.command.write_load_report", lambda _: [])
+
+
 @pytest.mark.parametrize("name", faulty.CASES)
 def test_a_fault_is_counted_under_its_name_and_stops_nothing(name: str, tmp_path: Path) -> None:
     case = faulty.CASES[name]

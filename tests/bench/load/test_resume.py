@@ -64,7 +64,7 @@ def small(*flags: object) -> tuple[object, ...]:
     return ("--requests", 3, "--warmup", 1, "--output-tokens", 8, "--prompt-tokens", 8, *flags)
 
 
-@pytest.mark.parametrize("windows", [0, 1, 3])
+@pytest.mark.parametrize("windows", [0, 3])
 def test_a_load_goes_on_where_it_was_cut_off(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, url: str, sent: list[bytes], windows: int
 ) -> None:
@@ -99,6 +99,13 @@ def test_a_load_goes_on_where_it_was_cut_off(
     assert "goodput" in (folder / "summary.md").read_text()
 
 
+@pytest.fixture
+def unreported(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No report is written: it takes longer than a load."""
+    monkeypatch.setattr("dlmbench.bench.load.command.write_load_report", lambda _: [])
+
+
+@pytest.mark.usefixtures("unreported")
 @pytest.mark.parametrize("windows", [1, 2, 3])
 def test_a_pair_goes_on_in_its_order(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, url: str, sent: list[bytes], windows: int
@@ -117,6 +124,7 @@ def test_a_pair_goes_on_in_its_order(
     assert again.run.ratios[0].metrics["serving.throughput_tok_s"].n == 2
 
 
+@pytest.mark.usefixtures("unreported")
 def test_a_sweep_goes_on(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -137,6 +145,7 @@ def test_a_sweep_goes_on(
     assert len(read_load(folder).run.windows) == 3
 
 
+@pytest.mark.usefixtures("unreported")
 def test_what_is_not_the_same_load_is_not_gone_on_with(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, url: str
 ) -> None:

@@ -82,10 +82,10 @@ def test_a_server_of_other_people(url: str, checkpoint: Path, tmp_path: Path, ap
         [url],
         {"preset": "transformers", "model": str(checkpoint), "api": api, "side": "ar"},
         {"tokenizer": str(checkpoint), "requests": 4, "warmup": 1, "prompt_tokens": 16, "output_tokens": 24,
-         "temperature": 0.0, "out": tmp_path / "load"},
+         "temperature": 0.0},
         at_once=at_once,
     )  # fmt: skip
-    _, answered = load_command(options, ("dlmbench", "load"), Console(quiet=True))
+    _, answered = load_command(options, ("dlmbench", "load"), Console(quiet=True), out=tmp_path / "load")
     assert answered
     stored = read_load(tmp_path / "load")
     counted = [request for request in stored.requests if request.part == "counted"]
