@@ -75,7 +75,9 @@ async def serving(answer: Answer, seen: list[bytes] | None = None) -> AsyncItera
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
                 lines = head.lower().split(b"\r\n")
-                length = next(int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length"))
+                length = next((int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length")), None)
+                if length is None:  # what models there are is not told
+                    return
                 body = await reader.readexactly(length)
                 if seen is not None:
                     seen.append(head + body)
