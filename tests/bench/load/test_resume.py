@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
 
-from dlmbench.bench import cli
 from dlmbench.bench.serve.scripted import Schedule, Scripted
 from dlmbench.models.endpoints.client import Client
 from dlmbench.profiles.serving.store import StoredLoad, read_load, write_load
@@ -22,20 +20,6 @@ from dlmbench.profiles.store import read_run
 def url(serving: ModuleType) -> Iterator[str]:
     with serving.served(Scripted(Schedule(0.01, 0.0, 64))) as url:
         yield url
-
-
-def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    """Exit code and what was printed."""
-    argv, sys.argv = sys.argv, ["dlmbench", *map(str, arguments)]
-    code: Any = 0
-    try:
-        cli.main()
-    except SystemExit as end:
-        code = end.code or 0
-    finally:
-        sys.argv = argv
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 def cut(stored: StoredLoad, windows: int) -> None:
@@ -66,27 +50,27 @@ def small(*flags: object) -> tuple[object, ...]:
 
 @pytest.mark.parametrize("windows", [0, 3])
 def test_a_load_goes_on_where_it_was_cut_off(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, url: str, sent: list[bytes], windows: int
+    command: Callable[..., Any], tmp_path: Path, url: str, sent: list[bytes], windows: int
 ) -> None:
     folder = tmp_path / "load"
-    code, _, err = command(
-        capsys, "load", url, *small("--rounds", 2, "--concurrency", "1,2", "--objective", "ttft=5", "--out", folder)
+    outcome = command(
+        "load", url, *small("--rounds", 2, "--concurrency", "1,2", "--objective", "ttft=5", "--out", folder)
     )
-    assert code == 0, err
+    assert outcome.code == 0, outcome.err
     whole = read_load(folder)
     assert len(whole.run.windows) == 4
     cut(whole, windows)
     before = set(sent)
     sent.clear()
-    code, _, err = command(capsys, "load", "--resume", folder)
-    assert code == 0, err
+    outcome = command("load", "--resume", folder)
+    assert outcome.code == 0, outcome.err
     again = read_load(folder)
     # What a server may have in its cache does not come again, not even what was open when the load was cut off.
     assert not before & set(sent)
     cut(again, windows)  # a second time
     before |= set(sent)
     sent.clear()
-    assert command(capsys, "load", "--resume", folder)[0] == 0
+    assert command("load", "--resume", folder).code == 0
     assert not before & set(sent)
     again = read_load(folder)
     assert again.run.windows[:windows] == whole.run.windows[:windows]
@@ -108,16 +92,16 @@ def unreported(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("unreported")
 @pytest.mark.parametrize("windows", [1, 2, 3])
 def test_a_pair_goes_on_in_its_order(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, url: str, sent: list[bytes], windows: int
+    command: Callable[..., Any], tmp_path: Path, url: str, sent: list[bytes], windows: int
 ) -> None:
     folder = tmp_path / "load"
-    code, _, err = command(capsys, "load", url, url, *small("--rounds", 2, "--out", folder))
-    assert code == 0, err
+    outcome = command("load", url, url, *small("--rounds", 2, "--out", folder))
+    assert outcome.code == 0, outcome.err
     assert len(set(sent)) == 8  # the same for both
     cut(read_load(folder), windows)
     before = set(sent)
     sent.clear()
-    assert command(capsys, "load", "--resume", folder)[0] == 0
+    assert command("load", "--resume", folder).code == 0
     again = read_load(folder)
     assert [window.endpoint for window in again.run.windows] == [0, 1, 1, 0]
     assert not before & set(sent)
@@ -126,58 +110,56 @@ def test_a_pair_goes_on_in_its_order(
 
 @pytest.mark.usefixtures("unreported")
 def test_a_sweep_goes_on(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
+    command: Callable[..., Any], tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dlmbench.bench.load.session._MOST_LEVELS", 3)
     folder = tmp_path / "load"
-    assert command(capsys, "load", url, *small("--sweep", "--out", folder))[0] == 0
+    assert command("load", url, *small("--sweep", "--out", folder)).code == 0
     whole = read_load(folder)
     cut(whole, 2)
-    assert command(capsys, "load", "--resume", folder)[0] == 0
+    assert command("load", "--resume", folder).code == 0
     again = read_load(folder)
     assert again.run.saturation is not None
     assert [level.value for level in again.run.saturation.levels] == [1, 2, 4]
     assert again.run.windows[:2] == whole.run.windows[:2]
     cut(again, 3)  # and a third time, on a machine that can hold less
     monkeypatch.setattr("dlmbench.bench.load.session._MOST_LEVELS", 2)
-    code, _, err = command(capsys, "load", "--resume", folder)
-    assert (code, "more windows than" in err) == (2, True)
+    outcome = command("load", "--resume", folder)
+    assert (outcome.code, "more windows than" in outcome.err) == (2, True)
     assert len(read_load(folder).run.windows) == 3
 
 
 @pytest.mark.usefixtures("unreported")
-def test_what_is_not_the_same_load_is_not_gone_on_with(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, url: str
-) -> None:
+def test_what_is_not_the_same_load_is_not_gone_on_with(command: Callable[..., Any], tmp_path: Path, url: str) -> None:
     folder = tmp_path / "load"
-    assert command(capsys, "load", url, *small("--rounds", 2, "--out", folder))[0] == 0
+    assert command("load", url, *small("--rounds", 2, "--out", folder)).code == 0
     whole = read_load(folder)
     for flags in (["--requests", 3], [url], ["--no-stream"], ["--out", tmp_path / "x"], ["--model", "m"]):
-        code, _, err = command(capsys, "load", "--resume", folder, *flags)
-        assert (code, "leave all others out" in err) == (2, True), flags
-    code, _, err = command(capsys, "load", url, "--out", folder)
-    assert (code, f"--resume {folder}" in err) == (2, True)
-    assert command(capsys, "load", "--resume", folder)[0] == 0
+        outcome = command("load", "--resume", folder, *flags)
+        assert (outcome.code, "leave all others out" in outcome.err) == (2, True), flags
+    outcome = command("load", url, "--out", folder)
+    assert (outcome.code, f"--resume {folder}" in outcome.err) == (2, True)
+    assert command("load", "--resume", folder).code == 0
     assert read_load(folder).run == whole.run  # it was over
     open_ = whole.run.model_copy(update={"finished": None})
     settings = whole.run.settings.model_copy(update={"output_tokens": 9})
     write_load(folder, open_.model_copy(update={"settings": settings}))
-    code, _, err = command(capsys, "load", "--resume", folder)
-    assert (code, "the settings changed" in err) == (2, True)
+    outcome = command("load", "--resume", folder)
+    assert (outcome.code, "the settings changed" in outcome.err) == (2, True)
     assert len(read_load(folder).requests) == 8  # nothing lost
     (server,) = whole.run.endpoints
     write_load(folder, open_.model_copy(update={"endpoints": (server.model_copy(update={"about": {}}),)}))
-    code, _, err = command(capsys, "load", "--resume", folder)
-    assert (code, "a server or how it is asked changed" in err) == (2, True)
+    outcome = command("load", "--resume", folder)
+    assert (outcome.code, "a server or how it is asked changed" in outcome.err) == (2, True)
     write_load(folder, open_.model_copy(update={"windows": whole.run.windows[::-1]}))
-    code, _, err = command(capsys, "load", "--resume", folder)
-    assert (code, "not in the order" in err) == (2, True)
+    outcome = command("load", "--resume", folder)
+    assert (outcome.code, "not in the order" in outcome.err) == (2, True)
     write_load(folder, open_.model_copy(update={"options": {}}))
-    code, _, err = command(capsys, "load", "--resume", folder)
-    assert (code, "an older dlmbench" in err) == (2, True)
+    outcome = command("load", "--resume", folder)
+    assert (outcome.code, "an older dlmbench" in outcome.err) == (2, True)
     write_load(folder, open_.model_copy(update={"options": {"speed": 1}}))
-    code, _, err = command(capsys, "load", "--resume", folder)
-    assert (code, "load.json: options." in err) == (2, True)
+    outcome = command("load", "--resume", folder)
+    assert (outcome.code, "load.json: options." in outcome.err) == (2, True)
 
 
 SUITE = """
@@ -206,43 +188,43 @@ url = "URL"
 """
 
 
-def test_a_suite_has_cells_and_servers(capsys: pytest.CaptureFixture[str], tmp_path: Path, url: str) -> None:
+def test_a_suite_has_cells_and_servers(command: Callable[..., Any], tmp_path: Path, url: str) -> None:
     suite, folder = tmp_path / "both.toml", tmp_path / "run"
     suite.write_text(SUITE.replace("URL", url))
-    code, out, err = command(capsys, "run", suite, "--dry-run", "--device", "cpu")
-    assert code == 0, err
-    assert f"up to 8 requests to {url}: concurrency=1, concurrency=2" in out
-    code, out, err = command(capsys, "run", suite, "--device", "cpu", "--out", folder, "--json")
-    assert code == 0, err
-    document = json.loads(out)
+    outcome = command("run", suite, "--dry-run", "--device", "cpu")
+    assert outcome.code == 0, outcome.err
+    assert f"up to 8 requests to {url}: concurrency=1, concurrency=2" in outcome.out
+    outcome = command("run", suite, "--device", "cpu", "--out", folder, "--json")
+    assert outcome.code == 0, outcome.err
+    document = json.loads(outcome.out)
     assert (document["ok_cells"], document["load_answered"]) == (2, True)
     assert [level["requests"] for level in document["load"]["levels"]] == [3, 3]
     page, summary = (folder / "report.html").read_text(), (folder / "summary.md").read_text()
     assert 'href="load/report.html"' in page
     assert (folder / "load" / "report.html").is_file()
-    for text in (page, summary, command(capsys, "show", folder)[1]):
+    for text in (page, summary, command("show", folder).out):
         assert "concurrency=2" in text or "concurrency = 2" in text
     assert "## Servers under load" in summary
 
     # Killed between its cells and its second level.
     cut(read_load(folder / "load"), 1)
     trials = read_run(folder).trials
-    code, _, err = command(capsys, "run", "--resume", folder)
-    assert code == 0, err
+    outcome = command("run", "--resume", folder)
+    assert outcome.code == 0, outcome.err
     assert read_run(folder).trials == trials
     assert [window.load.value for window in read_load(folder / "load").run.windows] == [1, 2]
     finished = (folder / "load" / "load.json").read_bytes()
-    assert command(capsys, "run", "--resume", folder)[0] == 0
+    assert command("run", "--resume", folder).code == 0
     assert (folder / "load" / "load.json").read_bytes() == finished
 
-    shown = command(capsys, "show", folder, "--json")[1]
+    shown = command("show", folder, "--json").out
     assert json.loads(shown)["load"]["id"] == document["load"]["id"]
     assert url in page
     assert "key_file" not in page  # of the load's settings the page has what was measured, no paths
 
     suite.write_text(SUITE.replace("URL", url).replace("requests = 3", "requests = 4"))
-    code, _, err = command(capsys, "run", "--resume", folder)
-    assert (code, "the suite's load changed" in err) == (2, True)
+    outcome = command("run", "--resume", folder)
+    assert (outcome.code, "the suite's load changed" in outcome.err) == (2, True)
 
 
 @pytest.mark.parametrize(
@@ -259,22 +241,22 @@ def test_a_suite_has_cells_and_servers(capsys: pytest.CaptureFixture[str], tmp_p
     ],
 )
 def test_a_suites_load_is_refused_before_anything_is_measured(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path, url: str, change: tuple[str, str], said: str
+    command: Callable[..., Any], tmp_path: Path, url: str, change: tuple[str, str], said: str
 ) -> None:
     suite, folder = tmp_path / "both.toml", tmp_path / "run"
     suite.write_text(SUITE.replace(*change).replace("URL", url))
-    code, _, err = command(capsys, "run", suite, "--device", "cpu", "--out", folder)
-    assert code == 2
-    assert said in err
-    assert "sk-secret" not in err
+    outcome = command("run", suite, "--device", "cpu", "--out", folder)
+    assert outcome.code == 2
+    assert said in outcome.err
+    assert "sk-secret" not in outcome.err
     assert not folder.exists()
-    planned = command(capsys, "run", suite, "--device", "cpu", "--dry-run")
-    assert planned[0] == 2 or "give --model" in said  # of a dry run no server is asked
+    planned = command("run", suite, "--device", "cpu", "--dry-run")
+    assert planned.code == 2 or "give --model" in said  # of a dry run no server is asked
 
 
-def test_a_gate_judges_no_servers(capsys: pytest.CaptureFixture[str], tmp_path: Path, url: str) -> None:
+def test_a_gate_judges_no_servers(command: Callable[..., Any], tmp_path: Path, url: str) -> None:
     suite = tmp_path / "both.toml"
     suite.write_text(SUITE.replace("URL", url))
-    code, _, err = command(capsys, "gate", suite, "--counters", tmp_path / "work.json", "--renew")
-    assert code == 2
-    assert "a gate judges cells, not servers" in err
+    outcome = command("gate", suite, "--counters", tmp_path / "work.json", "--renew")
+    assert outcome.code == 2
+    assert "a gate judges cells, not servers" in outcome.err
