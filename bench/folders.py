@@ -6,7 +6,7 @@ import errno
 import os
 import secrets
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import chdir, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -88,6 +88,18 @@ def stoppable(command: str, folder: Path) -> Iterator[None]:
             f"{folder}: cannot be written ({error.strerror}); what was finished is kept, make room and go on with: "
             f"{onwards}"
         ) from None
+
+
+def refuse_changes(folder: Path, differing: Mapping[str, bool], another: str = "one") -> None:
+    """Raise InputError naming what differs from when something was started: samples of two questions are never pooled.
+
+    `another` says what to start anew.
+    """
+    changed = [name for name, differs in differing.items() if differs]
+    if changed:
+        raise InputError(
+            f"--resume {folder}: {' and '.join(changed)} changed since it was started; start a new {another}"
+        )
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from ..profiles.store import (
     write_measurements,
     write_run,
 )
-from .folders import locked, new_folder, new_id, stoppable, where_it_started
+from .folders import locked, new_folder, new_id, refuse_changes, stoppable, where_it_started
 from .options import RunOptions, adopted
 from .plan import Plan, ar_generators, make_plan, pair_records
 from .progress import Progress
@@ -87,9 +87,7 @@ def same_question(folder: Path, run: Run, plan: Plan) -> None:
         "dlmbench": __version__ != run.dlmbench_version,
         **{name: then.get(name) != now.get(name) for name in libraries},
     }
-    changed = [name for name, differs in differing.items() if differs]
-    if changed:
-        raise InputError(f"--resume {folder}: {' and '.join(changed)} changed since it was started; start a new one")
+    refuse_changes(folder, differing)
 
 
 def _recorded(folder: Path, run: Run, given: RunOptions, suite_given: bool) -> RunOptions:

@@ -21,6 +21,7 @@ from ...profiles.gate import Policy
 from ...profiles.record import Cell, Run, WorkerInfo
 from ...profiles.store import RUN_FILE, read_run, rewrite_trials
 from ...profiles.stored import Stored
+from ..folders import refuse_changes
 from .looks import Trials
 from .options import GateOptions
 from .proof import origins
@@ -78,10 +79,8 @@ def adopted(folder: Path, given: GateOptions, asked: Asked) -> GateOptions:
 
 def same_gate(folder: Path, before: Asked, now: Asked) -> None:
     """Raises InputError where the policy or a side's commit is another than when the gate was started."""
-    changed = ["the policy"] if before.policy != now.policy else []
-    changed += [f"the commit of {name}" for name, commit in now.commits.items() if before.commits.get(name) != commit]
-    if changed:
-        raise InputError(f"--resume {folder}: {' and '.join(changed)} changed since it was started; start a new gate")
+    commits = {f"the commit of {name}": before.commits.get(name) != commit for name, commit in now.commits.items()}
+    refuse_changes(folder, {"the policy": before.policy != now.policy, **commits}, "gate")
 
 
 def kept_pairs(folder: Path, cells: Sequence[Cell]) -> list[Trials]:

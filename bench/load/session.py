@@ -32,7 +32,7 @@ from ...profiles.serving.record import (
 )
 from ...profiles.serving.store import StoredLoad, append_requests, rewrite_requests, write_load
 from ...profiles.serving.summary import Price, level_metrics, ratios
-from ..folders import new_id
+from ..folders import new_id, refuse_changes
 from .certificate import certificate, ordered, unknown
 from .driver import Opened, WindowPlan, run_window
 from .options import MOST_OPEN, LoadOptions, LoadPlan, default_warmup
@@ -170,10 +170,7 @@ class Session:
             "dlmbench": now.dlmbench_version != run.dlmbench_version,
             **{name: libraries[0].get(name) != libraries[1].get(name) for name in ("aiohttp", "uvloop")},
         }
-        if changed := [name for name, differs in differing.items() if differs]:
-            raise InputError(
-                f"--resume {self.folder}: {' and '.join(changed)} changed since it was started; start a new one"
-            )
+        refuse_changes(self.folder, differing)
         rewrite_requests(self.folder, kept.requests)
         self._before_s = run.duration_s or 0.0
         return run
